@@ -1,0 +1,191 @@
+"""Where raw data come from: a path, a URL, or `catalogue:ENTRY/FILE`, and what is known about each entry.
+
+Paths and URL prefixes that parameters name are confined to `HEADRACE_DATA_ROOTS`. Catalogue entries come from their
+origin on the internet, or from the folder that `HEADRACE_MIRROR` names; either way their content is checked.
+"""
+
+import gzip
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fsspec
+import pooch
+
+from infra.settings import PROJECT, settings
+
+
+class CatalogueError(ValueError):
+    """Raw data that cannot be had; the message names the location and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A data set that headrace knows by name.
+
+    Attributes:
+        name: the entry.
+        licence: what its owner allows.
+        origin: page where a person finds it.
+        files: SHA-256 of each file's content, after decompression, so that any gzip will do.
+        url: base URL that serves the same files; empty when only a mirror can.
+    """
+
+    name: str
+    licence: str
+    origin: str
+    files: dict[str, str] = field(default_factory=dict)
+    url: str = ""
+
+
+ENTRIES: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name="retrieval-movielens-small",
+            licence="GroupLens usage licence: no commercial use without permission, redistribution under the same terms",
+            origin="https://grouplens.org/datasets/movielens/latest/ (ml-latest-small, 2018-09-26)",
+            files={
+                "movies.csv.gz": "dc94ed4b424c617209cfa6843507dfb0cf7ac5f2e4f481c281e5fc3c16286047",
+                "ratings.csv.gz": "80da8b3393dae325bbba5a31f291a6ba55d8d4f4396de3c456f2c1635b1b70e8",
+                "tags.csv.gz": "68eec00a0820c2faa8863a6df7032f13d5899a4462bce9a97213905297ff3d34",
+            },
+        ),
+        Entry(
+            name="retrieval-glove-cities",
+            licence="vectors PDDL 1.0 (Stanford NLP), cities CC BY 4.0 (geonames.org)",
+            origin="https://nlp.stanford.edu/projects/glove/ and https://download.geonames.org/export/dump/",
+            files={
+                "cities.csv.gz": "3ac02c716db3091571800d16c9ddef7c8d9ae9a7b1df8fc3059962646e07e908",
+                "glove50_int8.npz": "a627b1b40ac9efe74758ba1541acfc63aeb6c085d96f236141aeb4d17540376a",
+                "words.txt.gz": "725f41d3280a071afdf6fb12f9635e67d1568c23f58d476469627a916948e75b",
+            },
+        ),
+    )
+}
+
+
+def locate(location: str) -> Path:
+    """Bring a raw file to this machine.
+
+    Args:
+        location: `catalogue:ENTRY/FILE`, a path, or a URL that fsspec opens.
+
+    Returns:
+        A local file, its content checked where the catalogue knows it.
+
+    Raises:
+        CatalogueError: the location is unknown, not allowed, missing, or of other content than the catalogue says.
+    """
+    if location.startswith("catalogue:"):
+        return _from_catalogue(location.removeprefix("catalogue:"))
+    if "://" in location:
+        return _download(allowed(location))
+    path = Path(allowed(location))
+    if not path.is_file():
+        raise CatalogueError(f"{location}: expected a file, found {'a folder' if path.is_dir() else 'none'}.")
+    return path
+
+
+def fingerprint(location: str) -> str:
+    """What changes when the content behind a location changes: a checksum here, the server's own mark elsewhere.
+
+    Raises:
+        CatalogueError: as `locate`.
+    """
+    if "://" in location and not location.startswith("catalogue:"):
+        url = allowed(location)
+        filesystem, path = fsspec.core.url_to_fs(url)
+        try:
+            return str(filesystem.checksum(path))
+        except (FileNotFoundError, OSError) as error:
+            raise CatalogueError(f"{location}: cannot be reached ({error}).") from error
+    with locate(location).open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def allowed(location: str) -> str:
+    """The location with links resolved, if it lies under one of the data roots.
+
+    Raises:
+        CatalogueError: it does not.
+    """
+    roots = data_roots()
+    if "://" in location:
+        if any(location.startswith(f"{root.rstrip('/')}/") for root in roots if "://" in root) and "/../" not in location:
+            return location
+    else:
+        path = Path(location).expanduser().resolve()
+        if any(path.is_relative_to(Path(root).resolve()) for root in roots if "://" not in root):
+            return str(path)
+    raise CatalogueError(
+        f"{location!r} lies outside the data roots ({', '.join(roots)}); move it there or extend HEADRACE_DATA_ROOTS."
+    )
+
+
+def data_roots() -> tuple[str, ...]:
+    """Folders and URL prefixes that parameters may name: the project's `data` folder unless settings say otherwise."""
+    named = settings().data_roots
+    if not named:
+        return (str(PROJECT / "data"),)
+    # a URL prefix holds the separator itself: "s3://bucket" survives the split on ":"
+    parts: list[str] = []
+    for piece in named.split(os.pathsep):
+        if piece.startswith("//") and parts:
+            parts[-1] = f"{parts[-1]}:{piece}"
+        elif piece:
+            parts.append(piece)
+    return tuple(parts)
+
+
+def _from_catalogue(address: str) -> Path:
+    name, _, file = address.partition("/")
+    entry = ENTRIES.get(name)
+    if entry is None:
+        raise CatalogueError(f"catalogue has no entry {name!r}; it has {', '.join(sorted(ENTRIES))}.")
+    if file not in entry.files:
+        raise CatalogueError(f"catalogue entry {name!r} has no file {file!r}; it has {', '.join(sorted(entry.files))}.")
+    mirror = settings().mirror
+    if mirror:
+        path = Path(mirror) / name / file
+        if not path.is_file():
+            raise CatalogueError(f"{path}: expected {name}/{file} in the mirror, found none; see {entry.origin}.")
+        found = _content_digest(path)
+        if found != entry.files[file]:
+            raise CatalogueError(f"{path}: expected SHA-256 {entry.files[file]}, found {found}; copy it again.")
+        return path
+    if not entry.url:
+        raise CatalogueError(
+            f"{name} is not served anywhere in this form; get it from {entry.origin} "
+            f"and name its parent folder in HEADRACE_MIRROR."
+        )
+    path = Path(pooch.retrieve(f"{entry.url}/{file}", None, path=settings().scratch / "catalogue" / name))
+    found = _content_digest(path)
+    if found != entry.files[file]:
+        path.unlink()
+        raise CatalogueError(f"{entry.url}/{file}: expected SHA-256 {entry.files[file]}, found {found}.")
+    return path
+
+
+def _content_digest(path: Path) -> str:
+    """SHA-256 of a file's content, decompressed when it ends in .gz."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, EOFError) as error:
+        raise CatalogueError(f"{path}: cannot be read ({error}); copy it again.") from error
+
+
+def _download(url: str) -> Path:
+    """Copy a URL's content to scratch, under a name that changes when the content does."""
+    mark = hashlib.sha256(f"{url} {fingerprint(url)}".encode()).hexdigest()[:16]
+    target = settings().scratch / "downloads" / f"{mark}-{url.rpartition('/')[2]}"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f"{target.name}.{os.getpid()}")
+        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem.get_file(path, str(partial))
+        partial.replace(target)
+    return target

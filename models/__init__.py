@@ -1,0 +1,1 @@
+"""Plain science: arrays and tables in, arrays and tables out."""

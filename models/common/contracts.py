@@ -1,0 +1,116 @@
+"""What a system's configuration promises to the tasks.
+
+A configuration builds what it describes. Tasks open references, hand over payloads, and store the payloads that come
+back; they never learn which system they serve.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+
+from models.common.configuration import check, setting
+from models.common.judgement import Judgement
+
+Payload = Mapping[str, Any]
+"""Named parts of a product. Each part is one of: `numpy.ndarray` (no objects), `pyarrow.Table`,
+`dict[str, torch.Tensor]` (weights), or a JSON value (dict, list)."""
+
+
+class InputError(ValueError):
+    """Raw input that cannot be used; the message names the file, the column, the row, and the remedy."""
+
+
+class Comparable(Protocol):
+    """The whole configuration of a flow."""
+
+    def parameters(self) -> Mapping[str, str | int | float]:
+        """What a person compares runs by: few, named alike in every run of the system."""
+
+
+class Curatable(Protocol):
+    """A configuration that turns raw files into a validated dataset."""
+
+    @property
+    def name(self) -> str:
+        """Lower case, digits and hyphens; `SYSTEM-NAME` is the dataset's name and that of all products made from it."""
+
+    def sources(self) -> Mapping[str, str]:
+        """Raw files wanted: a logical name to a location (path, URL or `catalogue:ENTRY/FILE`); empty when generated."""
+
+    def prepare(self, files: Mapping[str, Path]) -> Payload:
+        """Validate and arrange the raw files; raises `InputError`."""
+
+
+class Batches(Protocol):
+    """Batches of one epoch after another; the order depends on seed and epoch alone."""
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """Batches of one epoch."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How training runs; what is trained belongs to the system."""
+
+    epochs: int = setting(8, "Epochs", "Passes over the training data, 1 to 1000.", ge=1, le=1000)
+    batch_size: int = setting(512, "Batch size", "Examples per step over all processes, 2 to 65536.", ge=2, le=65536)
+    learning_rate: float = setting(3e-3, "Learning rate", "Peak step size of AdamW, above 0 to 1.", gt=0, le=1)
+    weight_decay: float = setting(1e-4, "Weight decay", "Decoupled decay per step size, 0 to 1.", ge=0, le=1)
+    seed: int = setting(0, "Seed", "Start of every random stream, 0 to 2147483647.", ge=0, le=2147483647)
+    processes: int = setting(1, "Processes", "Data-parallel processes, 1 to 64; above 1 runs under torchrun.", ge=1, le=64)
+    accelerator: Literal["auto", "cpu", "gpu"] = setting(
+        "cpu", "Accelerator", "Where to train: cpu, gpu, or auto for a GPU when there is one."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class Trainable(Protocol):
+    """A configuration that describes a network and how it learns."""
+
+    training: TrainingConfig
+    monitor: str
+    """The validation metric, larger is better, by which the best epoch is kept."""
+
+    def sizes(self, data: Payload) -> Mapping[str, int]:
+        """What the network must know of the data to be built (numbers of users, items, categories)."""
+
+    def network(self, sizes: Mapping[str, int]) -> torch.nn.Module:
+        """A fresh network; random state is the caller's."""
+
+    def batches(self, data: Payload, *, rank: int, processes: int) -> Batches:
+        """This process's share of the training batches; every process gets the same number."""
+
+    def loss(self, network: torch.nn.Module, batch: Any) -> torch.Tensor:
+        """The mean loss of one batch, a scalar with gradient."""
+
+    def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
+        """Validation metrics of the whole network, `monitor` among them; deterministic."""
+
+
+class Indexable(Protocol):
+    """A configuration that builds a searchable index."""
+
+    def build_index(self, data: Payload, network: torch.nn.Module | None) -> Payload:
+        """The index as parts to be stored."""
+
+
+class Judged(Protocol):
+    """A configuration that judges its product against an independent reference."""
+
+    def judge(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Metrics on held-out data and the certificate."""
+
+
+class Monitored(Protocol):
+    """A configuration whose live product is watched in service."""
+
+    def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Replay sampled requests against the exact answer."""

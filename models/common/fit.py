@@ -1,0 +1,190 @@
+"""The one training loop of the house: Lightning around any `Trainable`.
+
+On a CPU a run that was killed and resumed ends with the same bits as one that was not: the order of batches depends on
+seed and epoch alone, and a checkpoint holds the network, the optimizer, its schedule and the random state.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning
+import safetensors.torch
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from models.common.contracts import Batches, Payload, Trainable
+
+log = logging.getLogger("headrace.fit")
+WARM_UP = 0.05
+"""Share of all steps over which the learning rate rises to its peak."""
+
+
+class Fit(lightning.LightningModule):
+    """A network that learns as its system says.
+
+    Args:
+        system: says what the loss and the validation metrics are.
+        network: what learns.
+        data: the curated data, for validation.
+        steps: optimizer steps in the whole run, for the warm-up.
+    """
+
+    def __init__(self, system: Trainable, network: torch.nn.Module, data: Payload, steps: int) -> None:
+        super().__init__()
+        self.network = network
+        self._system = system
+        self._data = data
+        self._steps = steps
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        """One batch's loss."""
+        loss = self._system.loss(self.network, batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Judge the epoch on validation data; every process computes the same numbers."""
+        self.network.eval()
+        with torch.no_grad():
+            metrics = self._system.validate(self.network, self._data)
+        self.network.train()
+        self.log_dict({key: float(value) for key, value in metrics.items()})
+        if self.trainer.is_global_zero:
+            shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
+            log.info("epoch %d of %d: %s", self.current_epoch + 1, self._system.training.epochs, shown)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW, its rate rising linearly over the first steps and constant after."""
+        training = self._system.training
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+        warm = max(1, int(WARM_UP * self._steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the random state, so that dropout goes on where it stopped."""
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the random state up again."""
+        torch.set_rng_state(checkpoint["random_state"])
+
+
+class EpochLoader:
+    """Presents `Batches` to Lightning: a fresh pass whose order follows from the trainer's epoch."""
+
+    def __init__(self, batches: Batches, module: Fit) -> None:
+        self._batches = batches
+        self._module = module
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._batches.epoch(self._module.current_epoch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or absent: written beside, flushed, renamed; read as plain tensors only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint durably."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        with partial.open("wb") as handle:
+            torch.save(checkpoint, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(target)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint; anything but tensors and plain values is refused."""
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return checkpoint
+
+
+def fit(
+    system: Trainable,
+    data: Payload,
+    folder: Path,
+    *,
+    lightning_arguments: Mapping[str, Any],
+    logger: Any = False,
+    rank: int = 0,
+) -> None:
+    """Train a system's network, resuming from the folder's checkpoint if there is one.
+
+    Args:
+        system: what to train and how.
+        data: the curated data.
+        folder: takes checkpoints while running; at the end holds `weights.safetensors` of the best epoch by the
+            system's monitor, and `training.json`.
+        lightning_arguments: accelerator, devices and strategy.
+        logger: a Lightning logger.
+        rank: this process among the data-parallel ones.
+
+    Raises:
+        ValueError: the batch size cannot be split among the processes, or the loss became not-a-number.
+    """
+    training = system.training
+    if training.batch_size % training.processes:
+        raise ValueError(
+            f"batch_size {training.batch_size} cannot be split among {training.processes} processes; make it a multiple."
+        )
+    lightning.seed_everything(training.seed, verbose=False)
+    sizes = dict(system.sizes(data))
+    network = system.network(sizes)
+    batches = system.batches(data, rank=rank, processes=training.processes)
+    module = Fit(system, network, data, steps=training.epochs * len(batches))
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=system.monitor, mode="max", save_last=True, enable_version_counter=False
+    )
+    trainer = lightning.Trainer(
+        **lightning_arguments,
+        max_epochs=training.epochs,
+        callbacks=[best],
+        plugins=[AtomicCheckpoints()],
+        logger=logger,
+        gradient_clip_val=1.0,
+        deterministic=True,
+        detect_anomaly=False,
+        use_distributed_sampler=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(module, EpochLoader(batches, module), ckpt_path=last if last.exists() else None, weights_only=True)
+    if trainer.is_global_zero:
+        _keep_best(system, best, sizes, folder)
+
+
+def _keep_best(system: Trainable, best: ModelCheckpoint, sizes: Mapping[str, int], folder: Path) -> None:
+    """Write the best epoch's weights and what is known about the training."""
+    score = best.best_model_score
+    if score is None or not torch.isfinite(score):
+        raise ValueError(f"{system.monitor} is {score} after training; lower the learning rate or look at the data.")
+    checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    weights = {
+        key.removeprefix("network."): value.contiguous()
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("network.")
+    }
+    safetensors.torch.save_file(weights, folder / "weights.safetensors")
+    summary = {
+        "sizes": dict(sizes),
+        "best_epoch": int(checkpoint["epoch"]) + 1,
+        "epochs": system.training.epochs,
+        "steps": int(checkpoint["global_step"]),
+        "parameters": sum(value.numel() for value in weights.values()),
+        system.monitor: float(score),
+    }
+    (folder / "training.json").write_text(json.dumps(summary, sort_keys=True))

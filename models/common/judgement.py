@@ -1,0 +1,63 @@
+"""What judging a product yields: metrics, a table, figures and its certificate, all as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from models.common.certificate import Certificate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One line, or one group of bars, of a figure; `low` and `high` draw its uncertainty."""
+
+    label: str
+    x: tuple[Any, ...]
+    y: tuple[float, ...]
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure as data; `infra.figures` draws it.
+
+    Attributes:
+        name: file name without ending.
+        title: the one message, as a sentence.
+        x_label: horizontal quantity with its unit.
+        y_label: vertical quantity with its unit.
+        kind: "line" or "bars".
+        caption: what the uncertainty is, how many cases.
+        log_x: logarithmic horizontal axis.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    kind: Literal["line", "bars"] = "line"
+    caption: str = ""
+    log_x: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What was found out about a product.
+
+    Attributes:
+        headline: the key in `metrics` that stands in tables of all products.
+        metrics: name to value; the same names for every run of a system, so that runs compare.
+        certificate: how far the product is from the right answer.
+        table: rows for a person, all with the same keys.
+        figures: to be drawn and logged with the run.
+        protocol: one sentence: how the data were split and the metrics computed.
+    """
+
+    headline: str
+    metrics: Mapping[str, float]
+    certificate: Certificate
+    table: tuple[Mapping[str, Any], ...] = ()
+    figures: tuple[Figure, ...] = field(default=())
+    protocol: str = ""

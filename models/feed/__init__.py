@@ -1,0 +1,1 @@
+"""Systems that choose what a member sees."""

@@ -1,0 +1,36 @@
+"""One Prefect server and one folder of state for the whole session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Set before Prefect, MLflow or headrace read them.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the session's Prefect server; its database is a temporary file."""
+    from prefect.settings import PREFECT_API_URL
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A fresh HEADRACE_HOME, so that nothing is cached from other tests."""
+    from infra.settings import settings
+
+    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
+    for name in ("STORE", "MIRROR", "DATA_ROOTS", "TRACKING_URI"):
+        monkeypatch.delenv(f"HEADRACE_{name}", raising=False)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()

@@ -1,0 +1,44 @@
+"""The manifest: what it says can be rebuilt, and what it may name is confined."""
+
+import pytest
+
+from infra.manifest import class_path, code_behind, code_digest, digest_of, flatten, resolve_configuration, system_of
+from models.common.gate import GateConfig
+from models.feed.retrieval.config import tiny
+
+
+def test_a_configuration_is_rebuilt_from_its_class_path() -> None:
+    assert resolve_configuration(class_path(GateConfig())) is GateConfig
+
+
+@pytest.mark.parametrize(
+    "path", ["os.system", "models.common.gate.decide", "models.common.gate.Literal", "models.nowhere.Config", "subprocess.Popen"]
+)
+def test_anything_but_a_configuration_under_models_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"models\.|configuration"):
+        resolve_configuration(path)
+
+
+def test_the_digest_of_equal_values_does_not_depend_on_their_order() -> None:
+    assert digest_of({"a": 1, "b": [2, 3]}) == digest_of({"b": [2, 3], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_not_a_number_has_no_digest() -> None:
+    with pytest.raises(ValueError, match="Out of range float"):
+        digest_of({"a": float("nan")})
+
+
+def test_a_system_is_named_after_its_folder() -> None:
+    assert system_of(tiny()) == "retrieval"
+
+
+def test_the_code_behind_a_configuration_is_its_system_and_what_it_shares() -> None:
+    behind = code_behind(tiny())
+    assert "models.feed.retrieval" in behind
+    assert "models.common" in behind
+    assert len(code_digest(*behind)) == 64
+
+
+def test_nested_settings_get_dotted_names() -> None:
+    assert flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
