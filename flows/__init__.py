@@ -1,0 +1,1 @@
+"""One system per file; a flow reads like a paragraph."""

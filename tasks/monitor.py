@@ -1,0 +1,50 @@
+"""Monitor: the live product answers sampled requests beside its exact reference."""
+
+from datetime import timedelta
+
+from prefect import get_run_logger, task
+from prefect.states import Completed, State
+
+from infra.lineage import tracked
+from infra.provenance import this_flow_run
+from infra.refs import Dataset, Index, Model
+from infra.store import open_store
+from models.common.contracts import Monitored
+from models.common.judgement import Judgement
+from tasks.evaluate import show
+from tasks.train import network_of
+
+
+@task(timeout_seconds=timedelta(hours=1).total_seconds())
+def watch(config: Monitored, product: str) -> Judgement:
+    """Replay sampled requests against the live product and log how it did.
+
+    Args:
+        config: says what to sample.
+        product: the name of the live product.
+
+    Returns:
+        The judgement.
+
+    Raises:
+        NotPublishedError: nothing is live under the configuration's name.
+        IntegrityError: the live version is damaged.
+    """
+    flow_run, store = this_flow_run(), open_store()
+    live = store.live(Index, product)
+    opened = store.open(live)
+    data = opened.manifest.input(Dataset, store.root)
+    model = opened.manifest.input(Model, store.root) if Model.kind in opened.manifest.inputs else None
+    judgement = config.watch(opened, store.open(data), network_of(store, model))
+    with tracked(config, data, flow_run, "monitoring") as run:
+        run.tags({"purpose": "monitoring", "version": live.version})
+        show(run, judgement, flow_run.name)
+    get_run_logger().info("watched %s: %s %.4f", live, judgement.headline, judgement.metrics[judgement.headline])
+    return judgement
+
+
+def condition(judgement: Judgement) -> State[None]:
+    """The final state of a monitoring flow: Completed, named `Healthy` or `Degraded`."""
+    failures = judgement.certificate.failures()
+    message = "; ".join(claim.sentence() for claim in failures) or f"all {len(judgement.certificate.claims)} claims hold."
+    return Completed(name="Degraded" if failures else "Healthy", message=message)

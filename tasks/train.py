@@ -1,0 +1,78 @@
+"""Train: a configuration and a dataset become a model, with one MLflow run however many processes work."""
+
+import json
+import shutil
+from datetime import timedelta
+from typing import Any
+
+import safetensors.torch
+import torch
+from prefect import get_run_logger
+
+from infra.caching import cache_key, verb
+from infra.compute import torchrun
+from infra.lineage import tracked
+from infra.manifest import class_path, describe, describe_configuration, system_of
+from infra.provenance import this_flow_run
+from infra.refs import Dataset, Model
+from infra.settings import settings
+from infra.store import Store, open_store
+from models.common.contracts import Trainable
+from tasks import fit_job
+
+TIMEOUT_S = timedelta(hours=12).total_seconds()
+
+
+@verb(timeout_seconds=TIMEOUT_S)
+def train(config: Trainable, data: Dataset) -> Model:
+    """Train the configuration's network and store its best epoch.
+
+    A run that was killed goes on from its last finished epoch when the task runs again, in this flow run or another,
+    as long as configuration, data and code are the same.
+
+    Args:
+        config: describes network, loss, batches and how long to train.
+        data: what to learn from.
+
+    Returns:
+        The model: weights and the sizes that its network is built from.
+
+    Raises:
+        TrainingFailedError: a data-parallel training ended with an error.
+        ValueError: the loss became not-a-number.
+    """
+    flow_run, store = this_flow_run(), open_store()
+    folder = settings().scratch / "training" / cache_key(train.fn, {"config": config, "data": data})[:32]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tracked(config, data, flow_run, "training") as run:
+        job = {
+            "configuration_class": class_path(config),
+            "configuration": describe_configuration(config),
+            "data": data.model_dump(),
+            "folder": str(folder),
+            "experiment": system_of(config),
+            "run_id": run.id,
+        }
+        if config.training.processes == 1:
+            fit_job.run(job)
+        else:
+            torchrun("tasks.fit_job", job, config.training.processes, folder / "torchrun.log", TIMEOUT_S)
+        summary = json.loads((folder / "training.json").read_text())
+        run.metrics({key: value for key, value in summary.items() if key != "sizes"})
+        payload = {"weights": safetensors.torch.load_file(folder / "weights.safetensors"), "training": summary}
+        manifest = describe(Model, data.name, config, (data,), flow_run_id=flow_run.id, run_id=run.id)
+        model = store.write(Model, payload, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    get_run_logger().info("trained %s: best epoch %d of %d", model, summary["best_epoch"], summary["epochs"])
+    return model
+
+
+def network_of(store: Store, model: Model | None) -> torch.nn.Module | None:
+    """Rebuild a stored model's network from its manifest, in evaluation mode; None stays None."""
+    if model is None:
+        return None
+    opened = store.open(model)
+    config: Any = opened.manifest.rebuild_configuration()
+    network: torch.nn.Module = config.network(opened["training"]["sizes"])
+    network.load_state_dict(opened["weights"])
+    return network.eval()
