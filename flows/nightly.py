@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.retrieval import monitor_recall, rebuild_index
+from flows.retrieval import rebuild_index
 from infra.refs import Outcome
 from models.feed.retrieval.config import RetrievalConfig, tiny
 from tasks.publish import verdict

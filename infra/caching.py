@@ -11,11 +11,11 @@ the key moves on to its next generation, and the task runs again.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
@@ -23,6 +23,9 @@ from infra.catalogue import fingerprint
 from infra.manifest import canonical, class_path, code_behind, code_digest, digest_of
 from infra.refs import Outcome, Ref
 from infra.store import open_store
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass
@@ -78,7 +81,7 @@ def _code_digest(modules: tuple[str, ...]) -> str:
 
 
 def _identity(value: Any) -> Any:
-    """What about an argument matters: a reference's digest but not its place or run, a configuration's class and values."""
+    """What about an argument matters: the digest of a reference, class and values of a configuration."""
     if isinstance(value, Ref):
         return [value.kind, value.name, value.digest]
     if dataclasses.is_dataclass(value):
@@ -97,7 +100,10 @@ def _true(result: Any) -> bool:
     return True
 
 
-verb: Callable[..., Any] = partial(
-    task, cache_policy=WhileTrue(), persist_result=True, result_serializer="json", log_prints=True
-)
-"""`prefect.task` as every computing task of the house wants it: cached while true, its result kept as JSON."""
+def verb(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """`prefect.task` as every computing task of the house wants it: cached while true, its result kept as JSON.
+
+    Args:
+        options: further options of `prefect.task`: retries, timeout_seconds, ...
+    """
+    return task(cache_policy=WhileTrue(), persist_result=True, result_serializer="json", log_prints=True, **options)

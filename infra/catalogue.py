@@ -44,7 +44,7 @@ ENTRIES: dict[str, Entry] = {
     for entry in (
         Entry(
             name="retrieval-movielens-small",
-            licence="GroupLens usage licence: no commercial use without permission, redistribution under the same terms",
+            licence="GroupLens: no commercial use without permission, redistribution under the same terms",
             origin="https://grouplens.org/datasets/movielens/latest/ (ml-latest-small, 2018-09-26)",
             files={
                 "movies.csv.gz": "dc94ed4b424c617209cfa6843507dfb0cf7ac5f2e4f481c281e5fc3c16286047",
@@ -113,7 +113,10 @@ def allowed(location: str) -> str:
     """
     roots = data_roots()
     if "://" in location:
-        if any(location.startswith(f"{root.rstrip('/')}/") for root in roots if "://" in root) and "/../" not in location:
+        if (
+            any(location.startswith(f"{root.rstrip('/')}/") for root in roots if "://" in root)
+            and "/../" not in location
+        ):
             return location
     else:
         path = Path(location).expanduser().resolve()
@@ -173,7 +176,7 @@ def _content_digest(path: Path) -> str:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()  # type: ignore[arg-type]
+            return hashlib.file_digest(handle, "sha256").hexdigest()
     except (OSError, EOFError) as error:
         raise CatalogueError(f"{path}: cannot be read ({error}); copy it again.") from error
 

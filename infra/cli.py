@@ -44,7 +44,7 @@ def run(
     flow: Annotated[str, typer.Option(help="Name of a flow in prefect.yaml.")] = "nightly",
     preset: Annotated[str, typer.Option(help="Deployment of it: tiny, small, paper, ...")] = "tiny",
 ) -> None:
-    """Trigger a deployment through the API, follow it, and print what it produced. Exit code 3 when a product was refused."""
+    """Trigger a deployment through the API, follow it, print what came of it; exits with 3 when a product was refused."""
     started = time.monotonic()
     try:
         services = _ready()

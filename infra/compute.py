@@ -70,10 +70,14 @@ def torchrun(module: str, job: Mapping[str, Any], processes: int, log: Path, tim
                     check=False,
                 )
             except subprocess.TimeoutExpired as error:
-                raise TrainingFailedError(f"training with {processes} processes passed {timeout_s:.0f} s; see {log}.") from error
+                raise TrainingFailedError(
+                    f"training with {processes} processes passed {timeout_s:.0f} s; see {log}."
+                ) from error
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise TrainingFailedError(f"training with {processes} processes ended with {done.returncode}; {log} ends:\n{tail}")
+        raise TrainingFailedError(
+            f"training with {processes} processes ended with {done.returncode}; {log} ends:\n{tail}"
+        )
 
 
 @contextlib.contextmanager
@@ -86,5 +90,8 @@ def dask_client(workers: int = 2) -> Iterator[Any]:
         with Client(address) as client:
             yield client
     else:
-        with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+        with (
+            LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
             yield client

@@ -4,13 +4,8 @@ import io
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import matplotlib as mpl
-from matplotlib.figure import Figure as Canvas
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette: distinct for colour-blind eyes and in grey."""
-
-mpl.use("Agg")
 
 
 class SeriesLike(Protocol):
@@ -56,6 +51,8 @@ def draw(figure: FigureLike) -> bytes:
     Returns:
         A PNG, 1200 pixels wide.
     """
+    from matplotlib.figure import Figure as Canvas  # half a second that only drawing pays
+
     canvas = Canvas(figsize=(8, 4.8), dpi=150, layout="constrained")
     axes = canvas.add_subplot()
     lines = figure.kind == "line"

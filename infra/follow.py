@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId, TaskRunFilter, TaskRunFilterFlowRunId
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterParentFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.exceptions import ObjectNotFound
 from rich.console import Console
@@ -45,15 +50,15 @@ def follow(deployment: str, console: Console) -> list[Outcome]:
             while True:
                 flow_run = client.read_flow_run(flow_run.id)
                 for task_run, parent in _task_runs(client, flow_run):
-                    state = task_run.state.name if task_run.state else "Pending"
-                    if seen.get(task_run.id) != state and state not in ("Pending", "Scheduled"):
-                        console.print(f"{time.monotonic() - started:6.1f} s  {parent:<28} {task_run.name:<20} {state}")
-                    seen[task_run.id] = state
-                if flow_run.state and flow_run.state.is_final():
+                    name = str(task_run.state.name) if task_run.state else "Pending"
+                    if seen.get(task_run.id) != name and name not in ("Pending", "Scheduled"):
+                        console.print(f"{time.monotonic() - started:6.1f} s  {parent:<28} {task_run.name:<20} {name}")
+                    seen[task_run.id] = name
+                state = flow_run.state
+                if state and state.is_final():
                     break
-                status.update(f"{deployment}: {flow_run.state.name if flow_run.state else 'Pending'}")
+                status.update(f"{deployment}: {state.name if state else 'Pending'}")
                 time.sleep(POLL_S)
-    state = flow_run.state
     console.print(f"{time.monotonic() - started:6.1f} s  {deployment} {state.name}: {state.message or ''}")
     if not state.is_completed():
         raise StackError(f"{deployment} ended {state.name}: {state.message}. Look at {address}")
@@ -85,7 +90,9 @@ def _task_runs(client: SyncPrefectClient, flow_run: FlowRun) -> Iterator[tuple[T
     )
     for run in (flow_run, *children):
         chosen = TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[run.id]))
-        for task_run in sorted(client.read_task_runs(task_run_filter=chosen), key=lambda item: str(item.start_time or "")):
+        for task_run in sorted(
+            client.read_task_runs(task_run_filter=chosen), key=lambda item: str(item.start_time or "")
+        ):
             yield task_run, run.name
 
 

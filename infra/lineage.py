@@ -24,7 +24,9 @@ def tracked(configuration: Any, data: Ref, flow_run: FlowRun, purpose: str) -> I
         The run.
     """
     whole = flow_run.parameters.get("config", configuration)
-    link = f"[Prefect flow run {flow_run.name}]({flow_run.url})" if flow_run.url else f"Prefect flow run {flow_run.name}"
+    link = (
+        f"[Prefect flow run {flow_run.name}]({flow_run.url})" if flow_run.url else f"Prefect flow run {flow_run.name}"
+    )
     tags = {
         "product": data.name,
         "data.name": data.name,

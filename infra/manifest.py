@@ -84,7 +84,9 @@ class Manifest(BaseModel):
             KeyError: there is no input of this kind.
         """
         if ref_class.kind not in self.inputs:
-            raise KeyError(f"{self.kind} {self.name} was not made from a {ref_class.kind}; it has {sorted(self.inputs)}.")
+            raise KeyError(
+                f"{self.kind} {self.name} was not made from a {ref_class.kind}; it has {sorted(self.inputs)}."
+            )
         known = self.inputs[ref_class.kind]
         return ref_class(**known, location=f"{root}/{ref_class.kind}/{known['name']}/{known['version']}")
 
@@ -151,7 +153,9 @@ def _plain(value: Any) -> Any:
         return describe_configuration(value)
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{type(value).__name__} has no canonical JSON; pass numbers, strings, references or configurations.")
+    raise TypeError(
+        f"{type(value).__name__} has no canonical JSON; pass numbers, strings, references or configurations."
+    )
 
 
 def describe_configuration(configuration: Any) -> dict[str, Any]:
@@ -179,14 +183,16 @@ def resolve_configuration(path: str) -> type:
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"configuration class {path!r} does not exist here ({error}); use the code that wrote it.") from error
+        raise ValueError(
+            f"configuration class {path!r} does not exist here ({error}); use the code that wrote it."
+        ) from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module_name):
         raise ValueError(f"{path!r} is not a configuration dataclass; the manifest may be forged.")
     return found
 
 
 def system_of(configuration: Any) -> str:
-    """The system a configuration belongs to: the folder that holds its module (`models.feed.ranking.config` is `ranking`)."""
+    """The folder of the configuration's module: `models.feed.ranking.config` belongs to the system `ranking`."""
     return str(type(configuration).__module__).split(".")[-2]
 
 
@@ -219,7 +225,7 @@ def code_digest(*modules: str) -> str:
 
 
 def code_behind(configuration: Any) -> tuple[str, ...]:
-    """Names of the modules that a configuration's results depend on: its system, its family's shared modules, `models.common`."""
+    """Modules that a configuration's results depend on: its system, what its family shares, `models.common`."""
     system = str(type(configuration).__module__).rpartition(".")[0]
     family = system.rpartition(".")[0]
     shared: tuple[str, ...] = ()

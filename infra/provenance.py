@@ -5,7 +5,12 @@ from typing import Any
 
 import prefect
 from prefect import runtime
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_table_artifact,
+)
 from prefect.context import FlowRunContext
 
 __all__ = [
@@ -49,7 +54,7 @@ def this_flow_run() -> FlowRun:
         id=str(runtime.flow_run.id),
         name=str(runtime.flow_run.name),
         url=str(url),
-        parameters=dict(context.parameters) if context else {},
+        parameters=dict(context.parameters or {}) if context else {},
     )
 
 

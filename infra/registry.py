@@ -5,14 +5,13 @@ is brought in line at every publish, every rollback and every start of the stack
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
-
-from infra.refs import Ref
-from infra.settings import settings
 from infra.store import Store
+from infra.tracking import mlflow_client
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 KINDS = ("index", "model", "plan", "dataset")
 
@@ -31,7 +30,7 @@ def mirror(store: Store, kind: str, name: str) -> str:
     current = store.current_or_none(kind, name)
     if current is None:
         return ""
-    client = MlflowClient(settings().tracking_location)
+    client = mlflow_client()
     number = _number(client, name, current.version) or _register(client, store, kind, name, current.version)
     client.set_registered_model_alias(name, "champion", number)
     return number
@@ -39,7 +38,7 @@ def mirror(store: Store, kind: str, name: str) -> str:
 
 def reconcile(store: Store) -> list[str]:
     """Mirror every product whose alias is missing or points elsewhere; returns what was mended, as sentences."""
-    client = MlflowClient(settings().tracking_location)
+    client = mlflow_client()
     mended = []
     for kind, name in _products(store):
         current = store.current_or_none(kind, name)
@@ -49,8 +48,10 @@ def reconcile(store: Store) -> list[str]:
     return mended
 
 
-def champion(client: MlflowClient, name: str) -> str:
+def champion(client: "MlflowClient", name: str) -> str:
     """The store's version that the alias points to; "" without one."""
+    from mlflow.exceptions import MlflowException
+
     try:
         found = client.get_model_version_by_alias(name, "champion")
     except MlflowException:
@@ -58,8 +59,10 @@ def champion(client: MlflowClient, name: str) -> str:
     return str(found.tags.get("version", ""))
 
 
-def _register(client: MlflowClient, store: Store, kind: str, name: str, version: str) -> str:
+def _register(client: "MlflowClient", store: Store, kind: str, name: str, version: str) -> str:
     """Register a version that the store holds; its source is the manifest logged with its run."""
+    from mlflow.exceptions import MlflowException
+
     manifest = store.manifest(kind, name, version)
     claims: Any = manifest.certificate or {}
     try:
@@ -85,8 +88,10 @@ def _register(client: MlflowClient, store: Store, kind: str, name: str, version:
     return str(created.version)
 
 
-def _number(client: MlflowClient, name: str, version: str) -> str:
+def _number(client: "MlflowClient", name: str, version: str) -> str:
     """The registry's number of a store version; "" when it is not registered."""
+    from mlflow.exceptions import MlflowException
+
     try:
         found = client.search_model_versions(f"name = '{name}' and tags.version = '{version}'")
     except MlflowException:
@@ -98,9 +103,3 @@ def _products(store: Store) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         for name in store.products(kind):
             yield kind, name
-
-
-def live_ref(store: Store, ref: Ref) -> bool:
-    """Whether a reference is the live version of its product."""
-    current = store.current_or_none(ref.kind, ref.name)
-    return current is not None and current.version == ref.version

@@ -57,7 +57,7 @@ class Service(BaseModel):
         """Whether this very process still runs."""
         try:
             process = psutil.Process(self.pid)
-            return abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+            return bool(abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 
@@ -209,7 +209,10 @@ def _wait_until_healthy(name: str, service: Service, path: str) -> None:
         if not service.alive():
             tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
             raise StackError(f"{name} ended while starting; {log} ends:\n{tail}")
-        with contextlib.suppress(urllib.error.URLError, OSError), urllib.request.urlopen(service.url + path, timeout=5) as reply:
+        with (
+            contextlib.suppress(urllib.error.URLError, OSError),
+            urllib.request.urlopen(service.url + path, timeout=5) as reply,  # noqa: S310 - our own loopback address
+        ):
             if reply.status == 200:
                 return
         time.sleep(0.25)
@@ -230,7 +233,9 @@ def _free_port(first: int) -> int:
             with contextlib.suppress(OSError):
                 probe.bind((HOST, port))
                 return port
-    raise StackError(f"no free port between {first} and {first + 199}; set HEADRACE_PREFECT_PORT or HEADRACE_MLFLOW_PORT.")
+    raise StackError(
+        f"no free port between {first} and {first + 199}; set HEADRACE_PREFECT_PORT or HEADRACE_MLFLOW_PORT."
+    )
 
 
 def _remember(services: Services) -> None:

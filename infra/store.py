@@ -147,7 +147,7 @@ class Store:
                     self._commit(staging, complete, target)
         except OSError as error:
             raise StoreError(
-                f"cannot write {folder} in {self.root}: {error}. Nothing was changed; free space or rights and run again."
+                f"cannot write {folder} in {self.root}: {error}. Nothing was changed; make room, run again."
             ) from error
         return ref_class(
             name=manifest.name, version=version, digest=complete.digest, location=f"{self.root}/{target}", **extra
@@ -236,7 +236,9 @@ class Store:
 
     # ---------------------------------------------------------------------------------------------- publish
 
-    def publish(self, ref: Ref, certificate: Mapping[str, Any], *, run_id: str = "", reinstate: bool = False) -> Current:
+    def publish(
+        self, ref: Ref, certificate: Mapping[str, Any], *, run_id: str = "", reinstate: bool = False
+    ) -> Current:
         """Seal a version with its certificate and make it the live one.
 
         Args:
@@ -353,7 +355,9 @@ class Store:
         kept = withdrawn if withdrawn is not None else (before.withdrawn if before else ())
         if reinstate:
             kept = tuple(v for v in kept if v != version)
-        current = Current(version=version, manifest_sha256=seal, history=history[:100], withdrawn=kept, published=_now())
+        current = Current(
+            version=version, manifest_sha256=seal, history=history[:100], withdrawn=kept, published=_now()
+        )
         self._replace(f"{kind}/{name}/CURRENT", current.model_dump_json(indent=1).encode())
         return current
 
@@ -382,9 +386,13 @@ class Store:
         try:
             manifest = Manifest.model_validate(json.loads(data))
         except (ValueError, ValidationError) as error:
-            raise IntegrityError(f"{path}: expected a manifest of format {FORMAT}, found {str(error).splitlines()[0]}") from error
+            raise IntegrityError(
+                f"{path}: expected a manifest of format {FORMAT}, found {str(error).splitlines()[0]}"
+            ) from error
         if manifest.format > FORMAT:
-            raise IntegrityError(f"{path}: expected format {FORMAT} or older, found {manifest.format}; upgrade headrace.")
+            raise IntegrityError(
+                f"{path}: expected format {FORMAT} or older, found {manifest.format}; upgrade headrace."
+            )
         kind, name, version = target.split("/")
         if (manifest.kind, manifest.name, manifest.digest[:12]) != (kind, name, version):
             found = f"{manifest.kind}/{manifest.name}/{manifest.digest[:12]}"
@@ -423,7 +431,7 @@ class Store:
 
     @contextlib.contextmanager
     def _lock(self, folder: str) -> Iterator[None]:
-        """One writer per product; the kernel frees the lock when its holder dies. Object stores have none: one publisher there."""
+        """One writer per product; the lock dies with its holder. Object stores have none: allow one publisher there."""
         if not self._local:
             yield
             return
@@ -517,7 +525,10 @@ def _write_part(folder: Path, part: str, value: Any) -> FileEntry:
         )
     with path.open("rb") as handle:
         return FileEntry(
-            part=part, path=path.name, length=path.stat().st_size, sha256=hashlib.file_digest(handle, "sha256").hexdigest()
+            part=part,
+            path=path.name,
+            length=path.stat().st_size,
+            sha256=hashlib.file_digest(handle, "sha256").hexdigest(),
         )
 
 

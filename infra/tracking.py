@@ -1,7 +1,8 @@
 """The door to MLflow's experiments: one run for each flow run that computed something.
 
 Every task of one flow run writes into the same MLflow run, found by the flow run's id. So a retried flow continues
-its run, and a flow whose tasks were all cached makes none.
+its run, and a flow whose tasks were all cached makes none. MLflow is imported when it is first spoken to: three
+seconds that a cached flow does not pay.
 """
 
 import contextlib
@@ -15,14 +16,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import mlflow
-from lightning.pytorch.loggers import MLFlowLogger
-from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 from infra.refs import Ref
 from infra.settings import PROJECT, settings
@@ -33,7 +31,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 class Run:
     """One MLflow run; writing the same thing twice leaves it as it was."""
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment_id: str) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, experiment_id: str) -> None:
         self.id = run_id
         self._client = client
         self._experiment_id = experiment_id
@@ -45,21 +43,29 @@ class Run:
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log what a person compares runs by. A parameter never changes within a run."""
+        from mlflow.entities import Param
+
         known = self._client.get_run(self.id).data.params
         new = [Param(key, str(value)) for key, value in values.items() if key not in known]
         self._client.log_batch(self.id, params=new)
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Log final metrics."""
+        from mlflow.entities import Metric
+
         now = int(time.time() * 1000)
         self._client.log_batch(self.id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
+        from mlflow.entities import RunTag
+
         self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
 
     def dataset(self, ref: Ref, context: str) -> None:
         """Name a dataset as the run's input, with its digest."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
         source = json.dumps({"uri": ref.location})
         dataset = Dataset(name=ref.name, digest=ref.version, source_type="local", source=source)
         self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
@@ -108,7 +114,7 @@ def run_for(
     Yields:
         The run.
     """
-    client = MlflowClient(settings().tracking_location)
+    client = mlflow_client()
     experiment_id = _experiment(client, experiment)
     if not run_id:
         run_id = _find_or_create(client, experiment_id, flow_run_id, name, tags or {})
@@ -117,14 +123,21 @@ def run_for(
     try:
         yield run
     except BaseException:
-        with contextlib.suppress(MlflowException):  # the error inside matters more than one in saying so
+        with contextlib.suppress(Exception):  # the error inside matters more than one in saying so
             client.set_terminated(run_id, "FAILED")
         raise
     client.set_terminated(run_id, "FINISHED")
 
 
+def mlflow_client() -> "MlflowClient":
+    """A client of the tracking server or file that settings name."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings().tracking_location)
+
+
 def _find_or_create(
-    client: MlflowClient, experiment_id: str, flow_run_id: str, name: str, tags: Mapping[str, str]
+    client: "MlflowClient", experiment_id: str, flow_run_id: str, name: str, tags: Mapping[str, str]
 ) -> str:
     lock = settings().home / "locks" / f"{flow_run_id}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -139,19 +152,27 @@ def _find_or_create(
     return str(run.info.run_id)
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
+def _experiment(client: "MlflowClient", name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     location = None if _server() else str(settings().home.resolve() / "mlflow" / "artifacts" / name)
     try:
-        return str(client.create_experiment(name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}))
+        return str(
+            client.create_experiment(
+                name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
+            )
+        )
     except MlflowException:  # another process was faster
         return str(client.get_experiment_by_name(name).experiment_id)
 
 
-def lightning_logger(run_id: str, experiment: str) -> MLFlowLogger:
+def lightning_logger(run_id: str, experiment: str) -> Any:
     """A Lightning logger that writes into a known run; only rank zero writes."""
+    from lightning.pytorch.loggers import MLFlowLogger
+
     return MLFlowLogger(experiment_name=experiment, tracking_uri=settings().tracking_location, run_id=run_id)
 
 
@@ -165,7 +186,7 @@ def url_of(run_id: str) -> str:
     """Page of a run whose experiment is not at hand; empty without a run or a server."""
     if not run_id:
         return ""
-    client = MlflowClient(settings().tracking_location)
+    client = mlflow_client()
     return run_url(str(client.get_run(run_id).info.experiment_id), run_id)
 
 
@@ -188,5 +209,7 @@ def git_commit() -> str:
 
 def quiet() -> None:
     """Keep MLflow's banners and tracking of its own usage out of the logs."""
+    import mlflow
+
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     mlflow.set_tracking_uri(settings().tracking_location)

@@ -47,7 +47,9 @@ def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model
     flow_run, store = this_flow_run(), open_store()
     store.verify(product)
     judgement = config.judge(store.open(product), store.open(data), network_of(store, model))
-    judgement = dataclasses.replace(judgement, certificate=_with_checksums(judgement.certificate, len(store.open(product))))
+    judgement = dataclasses.replace(
+        judgement, certificate=_with_checksums(judgement.certificate, len(store.open(product)))
+    )
     with tracked(config, data, flow_run, "evaluation") as run:
         show(run, judgement, flow_run.name)
         run.text("product/manifest.json", store.open(product).manifest.model_dump_json(indent=1))
@@ -74,7 +76,9 @@ def show(run: tracking.Run, judgement: Judgement, title: str) -> None:
     create_table_artifact(rows, key="results", description=f"{title}. {judgement.protocol}")
     create_markdown_artifact(certificate, key="certificate", description="How far the product is from the right answer")
     if run.url:
-        create_link_artifact(run.url, link_text="MLflow run", key="mlflow-run", description="Parameters, metrics, figures")
+        create_link_artifact(
+            run.url, link_text="MLflow run", key="mlflow-run", description="Parameters, metrics, figures"
+        )
 
 
 def judgement_of(opened: Mapping[str, Any]) -> Judgement:
@@ -94,14 +98,19 @@ def certificate_page(judgement: Judgement) -> str:
     verdict = "holds" if certificate.holds else "does NOT hold"
     return (
         f"## The certificate {verdict}\n\n{len(certificate.claims)} claims, {certificate.kinds}.\n\n"
-        f"| verdict | claim | kind | found | must be | how |\n|---|---|---|---|---|---|\n{rows}\n\n{judgement.protocol}\n"
+        f"| verdict | claim | kind | found | must be | how |\n|---|---|---|---|---|---|\n{rows}\n\n"
+        f"{judgement.protocol}\n"
     )
 
 
 def _with_checksums(certificate: Certificate, files: int) -> Certificate:
     """Add what the store checked before judging began."""
     claim = Claim(
-        name="damaged_files", kind="exact", value=0, limit=0, detail=f"SHA-256 of every byte of {files} files against the manifest."
+        name="damaged_files",
+        kind="exact",
+        value=0,
+        limit=0,
+        detail=f"SHA-256 of every byte of {files} files against the manifest.",
     )
     return Certificate(claims=(*certificate.claims, claim))
 

@@ -1,6 +1,6 @@
 """The part of training that may run in other processes: no Prefect here, so that torchrun children start fast.
 
-    python -m tasks.fit_job JOB.json        under torchrun; JOB is made by `tasks.train`
+python -m tasks.fit_job JOB.json        under torchrun; JOB is made by `tasks.train`
 """
 
 import json
@@ -27,7 +27,7 @@ def run(job: dict[str, Any]) -> None:
         job: configuration class and values, dataset reference, folder for checkpoints, experiment and MLflow run.
     """
     tracking.quiet()
-    config = TypeAdapter(resolve_configuration(job["configuration_class"])).validate_python(job["configuration"])
+    config: Any = TypeAdapter(resolve_configuration(job["configuration_class"])).validate_python(job["configuration"])
     fit(
         config,
         open_store().open(Dataset(**job["data"])),

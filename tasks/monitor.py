@@ -1,9 +1,10 @@
 """Monitor: the live product answers sampled requests beside its exact reference."""
 
 from datetime import timedelta
+from typing import cast
 
 from prefect import get_run_logger, task
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from infra.lineage import tracked
 from infra.provenance import this_flow_run
@@ -43,8 +44,10 @@ def watch(config: Monitored, product: str) -> Judgement:
     return judgement
 
 
-def condition(judgement: Judgement) -> State[None]:
-    """The final state of a monitoring flow: Completed, named `Healthy` or `Degraded`."""
+def condition(judgement: Judgement) -> None:
+    """The final state of a monitoring flow, Completed and named `Healthy` or `Degraded`; its data are None."""
     failures = judgement.certificate.failures()
-    message = "; ".join(claim.sentence() for claim in failures) or f"all {len(judgement.certificate.claims)} claims hold."
-    return Completed(name="Degraded" if failures else "Healthy", message=message)
+    message = (
+        "; ".join(claim.sentence() for claim in failures) or f"all {len(judgement.certificate.claims)} claims hold."
+    )
+    return cast("None", Completed(name="Degraded" if failures else "Healthy", message=message))

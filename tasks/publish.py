@@ -3,10 +3,10 @@
 `CURRENT` in the store decides what is live. MLflow's registry mirrors it.
 """
 
-from typing import Any
+from typing import Literal, cast
 
 from prefect import get_run_logger, task
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from infra import tracking
 from infra.caching import verb
@@ -37,12 +37,20 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
     judgement = judgement_of(store.open(report))
     before = store.current_or_none(product.kind, product.name)
     decision = decide(gate, judgement.certificate, judgement.metrics, has_champion=before is not None)
-    status, reason = ("published" if decision.publish else "refused"), decision.reason
+    status: Literal["published", "unchanged", "refused"] = "published" if decision.publish else "refused"
+    reason = decision.reason
     if decision.publish:
         try:
             certificate = {
                 "claims": [
-                    {"name": c.name, "kind": c.kind, "value": c.value, "limit": c.limit, "sense": c.sense, "detail": c.detail}
+                    {
+                        "name": c.name,
+                        "kind": c.kind,
+                        "value": c.value,
+                        "limit": c.limit,
+                        "sense": c.sense,
+                        "detail": c.detail,
+                    }
                     for c in judgement.certificate.claims
                 ]
             }
@@ -106,20 +114,21 @@ def rollback(kind: str, product: str, version: str = "") -> Outcome:
     return outcome
 
 
-def verdict(*outcomes: Outcome) -> State[Any]:
+def verdict(*outcomes: Outcome) -> list[Outcome]:
     """The final state of a flow: Completed, and named after what happened to its products.
 
     Args:
         outcomes: of the flow itself or of the flows that it ran.
 
     Returns:
-        `Refused` if any product was refused, else `Published` if any went live, else `Unchanged`.
+        `Refused` if any product was refused, else `Published` if any went live, else `Unchanged`: a state, whose
+        data Prefect hands to whoever called the flow. So its type is that of the data.
     """
     refused = [outcome for outcome in outcomes if outcome.status == "refused"]
     published = [outcome for outcome in outcomes if outcome.status == "published"]
     name = "Refused" if refused else "Published" if published else "Unchanged"
     message = "; ".join(f"{o.product}@{o.version}: {o.reason}" for o in refused or published or outcomes)
-    return Completed(name=name, message=message, data=list(outcomes))
+    return cast("list[Outcome]", Completed(name=name, message=message, data=list(outcomes)))
 
 
 def _tell(outcome: Outcome) -> None:

@@ -18,7 +18,6 @@ from infra.refs import Dataset, Model
 from infra.settings import settings
 from infra.store import Store, open_store
 from models.common.contracts import Trainable
-from tasks import fit_job
 
 TIMEOUT_S = timedelta(hours=12).total_seconds()
 
@@ -54,6 +53,8 @@ def train(config: Trainable, data: Dataset) -> Model:
             "run_id": run.id,
         }
         if config.training.processes == 1:
+            from tasks import fit_job  # Lightning takes seconds to import, and a cached task needs none of it
+
             fit_job.run(job)
         else:
             torchrun("tasks.fit_job", job, config.training.processes, folder / "torchrun.log", TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""An eleventh system is two new files and no edit: it is added to a copy of the tree and runs from curate to publish."""
+"""An eleventh system is new files and no edit: added to a copy of the tree, it runs from curate to publish."""
 
 import hashlib
 import json

@@ -34,7 +34,8 @@ class Claim:
     def sentence(self) -> str:
         """The claim as a person reads it."""
         verdict = "holds" if self.holds else "FAILS"
-        return f"{self.name} = {self.value:.6g}, must be {self.sense} {self.limit:.6g} ({self.kind}, {verdict}). {self.detail}".strip()
+        demand = f"{self.name} = {self.value:.6g}, must be {self.sense} {self.limit:.6g}"
+        return f"{demand} ({self.kind}, {verdict}). {self.detail}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)

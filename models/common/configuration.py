@@ -5,9 +5,10 @@ the API's schema enforces them, and `check` enforces them again for whoever buil
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-_LIMITS = {
+_LIMITS: dict[str, tuple[str, Callable[[Any, float], bool]]] = {
     "ge": ("at least", lambda value, limit: value >= limit),
     "gt": ("above", lambda value, limit: value > limit),
     "le": ("at most", lambda value, limit: value <= limit),

@@ -38,7 +38,7 @@ class Curatable(Protocol):
         """Lower case, digits and hyphens; `SYSTEM-NAME` is the dataset's name and that of all products made from it."""
 
     def sources(self) -> Mapping[str, str]:
-        """Raw files wanted: a logical name to a location (path, URL or `catalogue:ENTRY/FILE`); empty when generated."""
+        """Raw files wanted: logical name to location (path, URL, `catalogue:ENTRY/FILE`); empty when generated."""
 
     def prepare(self, files: Mapping[str, Path]) -> Payload:
         """Validate and arrange the raw files; raises `InputError`."""
@@ -63,7 +63,9 @@ class TrainingConfig:
     learning_rate: float = setting(3e-3, "Learning rate", "Peak step size of AdamW, above 0 to 1.", gt=0, le=1)
     weight_decay: float = setting(1e-4, "Weight decay", "Decoupled decay per step size, 0 to 1.", ge=0, le=1)
     seed: int = setting(0, "Seed", "Start of every random stream, 0 to 2147483647.", ge=0, le=2147483647)
-    processes: int = setting(1, "Processes", "Data-parallel processes, 1 to 64; above 1 runs under torchrun.", ge=1, le=64)
+    processes: int = setting(
+        1, "Processes", "Data-parallel processes, 1 to 64; above 1 runs under torchrun.", ge=1, le=64
+    )
     accelerator: Literal["auto", "cpu", "gpu"] = setting(
         "cpu", "Accelerator", "Where to train: cpu, gpu, or auto for a GPU when there is one."
     )
@@ -75,9 +77,13 @@ class TrainingConfig:
 class Trainable(Protocol):
     """A configuration that describes a network and how it learns."""
 
-    training: TrainingConfig
-    monitor: str
-    """The validation metric, larger is better, by which the best epoch is kept."""
+    @property
+    def training(self) -> TrainingConfig:
+        """How training runs."""
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric, larger is better, by which the best epoch is kept."""
 
     def sizes(self, data: Payload) -> Mapping[str, int]:
         """What the network must know of the data to be built (numbers of users, items, categories)."""

@@ -1,7 +1,7 @@
 """The one training loop of the house: Lightning around any `Trainable`.
 
-On a CPU a run that was killed and resumed ends with the same bits as one that was not: the order of batches depends on
-seed and epoch alone, and a checkpoint holds the network, the optimizer, its schedule and the random state.
+On a CPU a run that was killed and resumed ends with the same bits as one that was not: batches and random draws of an
+epoch follow from seed and epoch alone, and a checkpoint holds the network, the optimizer and its schedule.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import safetensors.torch
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -24,7 +25,7 @@ WARM_UP = 0.05
 """Share of all steps over which the learning rate rises to its peak."""
 
 
-class Fit(lightning.LightningModule):
+class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
     """A network that learns as its system says.
 
     Args:
@@ -40,6 +41,11 @@ class Fit(lightning.LightningModule):
         self._system = system
         self._data = data
         self._steps = steps
+
+    def on_train_epoch_start(self) -> None:
+        """Let the epoch's random stream follow from seed, epoch and process, so that a resumed epoch draws the same."""
+        stream = np.random.SeedSequence((self._system.training.seed, self.current_epoch, self.global_rank))
+        torch.manual_seed(int(stream.generate_state(1)[0]))
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         """One batch's loss."""
@@ -68,30 +74,25 @@ class Fit(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the random state, so that dropout goes on where it stopped."""
-        checkpoint["random_state"] = torch.get_rng_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the random state up again."""
-        torch.set_rng_state(checkpoint["random_state"])
-
 
 class EpochLoader:
-    """Presents `Batches` to Lightning: a fresh pass whose order follows from the trainer's epoch."""
+    """Presents `Batches` to Lightning: a fresh pass whose order follows from how many steps were made.
+
+    Not from the trainer's epoch: when a run resumes, Lightning asks for the pass before it counts the epoch up.
+    """
 
     def __init__(self, batches: Batches, module: Fit) -> None:
         self._batches = batches
         self._module = module
 
     def __iter__(self) -> Iterator[Any]:
-        return self._batches.epoch(self._module.current_epoch)
+        return self._batches.epoch(self._module.global_step // len(self._batches))
 
     def __len__(self) -> int:
         return len(self._batches)
 
 
-class AtomicCheckpoints(TorchCheckpointIO):
+class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc, unused-ignore]
     """Checkpoints that are whole or absent: written beside, flushed, renamed; read as plain tensors only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -137,7 +138,7 @@ def fit(
     training = system.training
     if training.batch_size % training.processes:
         raise ValueError(
-            f"batch_size {training.batch_size} cannot be split among {training.processes} processes; make it a multiple."
+            f"batch_size {training.batch_size} does not split among {training.processes} processes; make it a multiple."
         )
     lightning.seed_everything(training.seed, verbose=False)
     sizes = dict(system.sizes(data))

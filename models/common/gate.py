@@ -67,6 +67,6 @@ def decide(gate: GateConfig, certificate: Certificate, metrics: Mapping[str, flo
         if not low >= -gate.margin:
             return Decision(
                 publish=False,
-                reason=f"paired interval against the champion begins at {low:.4g}, must be at least {-gate.margin:.4g}.",
+                reason=f"interval against the champion begins at {low:.4g}, must be at least {-gate.margin:.4g}.",
             )
     return Decision(publish=True, reason=f"all {len(certificate.claims)} claims hold.")

@@ -40,7 +40,13 @@ def test_a_path_outside_the_data_roots_is_refused_even_through_a_link(roots: Pat
 
 @pytest.mark.parametrize(
     "location",
-    ["s3://other/raw/x.csv", "s3://bucket/raw/../x.csv", "http://127.0.0.1/x", "file:///etc/passwd", "s3://bucket/rawer/x"],
+    [
+        "s3://other/raw/x.csv",
+        "s3://bucket/raw/../x.csv",
+        "http://127.0.0.1/x",
+        "file:///etc/passwd",
+        "s3://bucket/rawer/x",
+    ],
 )
 def test_a_url_outside_the_data_roots_is_refused(roots: Path, location: str) -> None:
     with pytest.raises(CatalogueError, match="outside the data roots"):
@@ -84,7 +90,7 @@ def test_changed_content_is_refused(mirror: Path) -> None:
 
 
 def test_an_unknown_entry_or_file_names_the_known_ones(mirror: Path) -> None:
-    with pytest.raises(CatalogueError, match="no entry 'toi'; it has .*toy"):
+    with pytest.raises(CatalogueError, match=r"no entry 'toi'; it has .*toy"):
         locate("catalogue:toi/a.csv.gz")
     with pytest.raises(CatalogueError, match=r"no file 'b.csv'; it has a\.csv\.gz"):
         locate("catalogue:toy/b.csv")

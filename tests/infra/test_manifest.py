@@ -12,7 +12,14 @@ def test_a_configuration_is_rebuilt_from_its_class_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["os.system", "models.common.gate.decide", "models.common.gate.Literal", "models.nowhere.Config", "subprocess.Popen"]
+    "path",
+    [
+        "os.system",
+        "models.common.gate.decide",
+        "models.common.gate.Literal",
+        "models.nowhere.Config",
+        "subprocess.Popen",
+    ],
 )
 def test_anything_but_a_configuration_under_models_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"models\.|configuration"):

@@ -1,5 +1,6 @@
 """The store: whole versions or none, every byte checked, one pointer that says what is live."""
 
+import itertools
 import os
 import random
 import shutil
@@ -22,7 +23,9 @@ from infra.manifest import Manifest
 from infra.refs import Index
 from infra.store import IntegrityError, NotPublishedError, Store, StoreError, WithdrawnError
 
-CERTIFICATE = {"claims": [{"name": "recall", "kind": "exact", "value": 1.0, "limit": 1.0, "sense": "at least", "detail": ""}]}
+CERTIFICATE = {
+    "claims": [{"name": "recall", "kind": "exact", "value": 1.0, "limit": 1.0, "sense": "at least", "detail": ""}]
+}
 
 
 def manifest(name: str = "toy-line", **changes: Any) -> Manifest:
@@ -143,7 +146,7 @@ def damages(folder: Path) -> list[tuple[str, Any]]:
         found.append((f"lose {file.name}", file.unlink))
         found.append((f"append to {file.name}", lambda file=file: file.write_bytes(file.read_bytes() + b"x")))
     names = sorted(file.name for file in folder.iterdir())
-    for one, two in zip(names, names[1:], strict=False):
+    for one, two in itertools.pairwise(names):
         found.append((f"swap {one} and {two}", lambda one=one, two=two: swap(folder / one, folder / two)))
     return found
 
@@ -220,7 +223,9 @@ def test_an_object_store_gives_the_same_answers() -> None:
         store.verify(first)
 
 
-def test_a_folder_that_cannot_be_written_leaves_the_old_version_live(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_leaves_the_old_version_live(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ref = write(store, 1)
     store.publish(ref, CERTIFICATE)
 
@@ -228,7 +233,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_old_version_live(store: Stor
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space left on device.*Nothing was changed"):
+    with pytest.raises(StoreError, match=r"No space left on device.*Nothing was changed"):
         write(store, 2)
     monkeypatch.undo()
     assert store.live(Index, "toy-line") == ref
@@ -264,8 +269,7 @@ print("finished")
 
 @pytest.mark.parametrize(
     ("call", "count"),
-    [("fsync", 1), ("fsync", 3), ("fsync", 5), ("fsync", 6), ("fsync", 7), ("fsync", 8), ("fsync", 10), ("fsync", 11)]
-    + [("rename", 1), ("replace", 1), ("replace", 2)],
+    [*(("fsync", count) for count in (1, 3, 5, 6, 7, 8, 10, 11)), ("rename", 1), ("replace", 1), ("replace", 2)],
 )
 def test_a_writer_killed_at_any_step_leaves_one_whole_version_live(store: Store, call: str, count: int) -> None:
     first = write(store, 1)

@@ -32,7 +32,7 @@ def test_limits_include_their_ends(width: int, fine: bool) -> None:
     if fine:
         assert Inner(width=width).width == width
     else:
-        with pytest.raises(ValueError, match="Inner.width"):
+        with pytest.raises(ValueError, match=r"Inner\.width"):
             Inner(width=width)
 
 
@@ -40,7 +40,12 @@ def test_the_schema_of_the_form_carries_words_and_limits() -> None:
     schema = TypeAdapter(Outer).json_schema()
     width = schema["$defs"]["Inner"]["properties"]["width"]
     assert width == {
-        "default": 8, "description": "Columns, 1 to 64.", "maximum": 64, "minimum": 1, "title": "Width", "type": "integer"
+        "default": 8,
+        "description": "Columns, 1 to 64.",
+        "maximum": 64,
+        "minimum": 1,
+        "title": "Width",
+        "type": "integer",
     }
     assert schema["properties"]["rate"]["exclusiveMinimum"] == 0
 

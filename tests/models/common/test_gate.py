@@ -33,7 +33,13 @@ def test_a_claim_about_not_a_number_never_holds() -> None:
 
 @pytest.mark.parametrize(
     ("low", "margin", "champion", "goes"),
-    [(0.01, 0, True, True), (-0.01, 0, True, False), (-0.01, 0.02, True, True), (None, 0, True, False), (None, 0, False, True)],
+    [
+        (0.01, 0, True, True),
+        (-0.01, 0, True, False),
+        (-0.01, 0.02, True, True),
+        (None, 0, True, False),
+        (None, 0, False, True),
+    ],
 )
 def test_a_comparison_product_must_not_lose_to_the_champion_by_more_than_the_margin(
     low: float | None, margin: float, champion: bool, goes: bool

@@ -1,0 +1,117 @@
+"""The training loop: killed and resumed, it ends with the same bits."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from models.common.configuration import setting
+from models.common.contracts import Payload, TrainingConfig
+from models.common.fit import fit
+
+CPU = {"accelerator": "cpu", "devices": 1}
+
+
+class Noisy:
+    """47 examples in batches whose order follows from the epoch."""
+
+    def __init__(self, size: int) -> None:
+        draw = torch.Generator().manual_seed(1)
+        self.x, self.size = torch.randn(47, 3, generator=draw), size
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        yield from self.x[torch.randperm(47, generator=torch.Generator().manual_seed(number))].split(self.size)
+
+    def __len__(self) -> int:
+        return -(-47 // self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropping:
+    """A network with dropout, so that the random state matters."""
+
+    training: TrainingConfig = setting(lambda: TrainingConfig(epochs=6, batch_size=8), "Training", "How.")
+    die_at: int = setting(-1, "Die at", "Epoch in which the process kills itself.")
+    diverge: bool = setting(False, "Diverge", "Lose the way.")
+
+    monitor = "score"
+
+    def sizes(self, data: Payload) -> Mapping[str, int]:
+        return {"width": 3}
+
+    def network(self, sizes: Mapping[str, int]) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(sizes["width"], 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 1))
+
+    def batches(self, data: Payload, *, rank: int, processes: int) -> Noisy:
+        return Noisy(self.training.batch_size)
+
+    def loss(self, network: torch.nn.Module, batch: Any) -> torch.Tensor:
+        return (network(batch)[:, 0] - batch.sum(dim=1)).square().mean() * (torch.nan if self.diverge else 1)
+
+    def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
+        epochs = data["epochs"]
+        epochs.append(len(epochs))
+        if len(epochs) - 1 == self.die_at:
+            os.kill(os.getpid(), 9)
+        x = Noisy(8).x
+        return {"score": -float((network(x)[:, 0] - x.sum(dim=1)).square().mean())}
+
+
+def run(folder: Path, system: Dropping | None = None) -> list[int]:
+    epochs: list[int] = []
+    fit(system or Dropping(), {"epochs": epochs}, folder, lightning_arguments=CPU)
+    return epochs
+
+
+@pytest.mark.parametrize("die_at", [0, 2, 5])
+def test_a_killed_training_goes_on_from_its_last_epoch_and_ends_with_the_same_bits(tmp_path: Path, die_at: int) -> None:
+    assert len(run(tmp_path / "whole")) == 6
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), Dropping(die_at={die_at}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == -9, done.stderr
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+
+    epochs = run(tmp_path / "killed")
+
+    assert len(epochs) == 6 - die_at, "more than one epoch was lost, or a finished one repeated"
+    for name in ("weights.safetensors", "training.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
+    run(tmp_path)
+    summary = json.loads((tmp_path / "training.json").read_text())
+    weights = safetensors.torch.load_file(tmp_path / "weights.safetensors")
+    network = Dropping().network({"width": 3})
+    network.load_state_dict(weights)
+    x = Noisy(8).x
+    score = -float((network.eval()(x)[:, 0] - x.sum(dim=1)).square().mean())
+    assert score == pytest.approx(summary["score"], rel=1e-6)
+    assert summary["parameters"] == 3 * 16 + 16 + 16 + 1
+
+
+def test_checkpoints_hold_plain_tensors_alone(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 5
+
+
+def test_a_training_that_diverged_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"score is .*inf.* lower the learning rate"):
+        run(tmp_path, Dropping(diverge=True))
+
+
+def test_a_batch_that_does_not_split_among_the_processes_is_refused(tmp_path: Path) -> None:
+    system = Dropping(training=TrainingConfig(batch_size=9, processes=2))
+    with pytest.raises(ValueError, match="batch_size 9 does not split among 2 processes"):
+        run(tmp_path, system)
