@@ -2,8 +2,8 @@
 
 from prefect import flow
 
+from infra.provenance import dated
 from infra.refs import Outcome
-from models.common.gate import GateConfig
 from models.feed.retrieval.config import RetrievalConfig, tiny
 from tasks.curate import curate
 from tasks.evaluate import evaluate
@@ -13,37 +13,38 @@ from tasks.publish import publish, rollback, verdict
 from tasks.train import train
 
 
-@flow(name="retrieval", flow_run_name="{config.name}", persist_result=True, result_serializer="json")
+@flow(name="retrieval", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json")
 def rebuild_index(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B008
     """Curate items and interactions, train the towers, build the index, certify it, and publish it if it holds.
 
     Args:
         config: Everything about one index: its data, encoder, judgement and gate.
     """
-    data = curate(config)
-    encoder = train(config, data) if config.trains else None
-    index = build_index(config, data, encoder)
+    data = curate(config.data)
+    encoder = train(config.encoder, data) if config.trains else None
+    index = build_index(config.index, data, encoder)
     report = evaluate(config, index, data, encoder)
-    return verdict(publish(index, report, GateConfig()))
+    return verdict(publish(index, report, config.gate))
 
 
-@flow(name="retrieval-monitor", flow_run_name="watch {product}", persist_result=True, result_serializer="json")
-def monitor_recall(config: RetrievalConfig = tiny(), product: str = "retrieval-generated") -> None:  # noqa: B008
+@flow(
+    name="retrieval-monitor", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json"
+)
+def monitor_recall(config: RetrievalConfig = tiny()) -> None:  # noqa: B008
     """Replay sampled queries and filters against the live index and compare every answer with the exact one.
 
     Args:
-        config: What to sample and what counts as degraded.
-        product: Name of the live index, `retrieval-` and the name of its data.
+        config: The index as it was built; its judgement says how much to replay.
     """
-    return condition(watch(config, product))
+    return condition(watch(config, config.data))
 
 
-@flow(name="retrieval-rollback", flow_run_name="roll back {product}", persist_result=True, result_serializer="json")
+@flow(name="retrieval-rollback", flow_run_name=dated("{product}"), persist_result=True, result_serializer="json")
 def rollback_index(product: str = "retrieval-generated", version: str = "") -> list[Outcome]:
     """Return to an earlier published index; the one that was live is withdrawn and no schedule brings it back.
 
     Args:
-        product: Name of the index, `retrieval-` and the name of its data.
+        product: Name of the index: `retrieval-` and the name of its data.
         version: Version to return to, twelve hexadecimal digits; empty means the one that was live before.
     """
     return verdict(rollback("index", product, version))

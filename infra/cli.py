@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -44,12 +45,10 @@ def run(
     flow: Annotated[str, typer.Option(help="Name of a flow in prefect.yaml.")] = "nightly",
     preset: Annotated[str, typer.Option(help="Deployment of it: tiny, small, paper, ...")] = "tiny",
 ) -> None:
-    """Trigger a deployment through the API, follow it, print what came of it; exits with 3 when a product was refused."""
+    """Trigger a deployment through the API, follow it, print what came of it; exits 3 when a product was refused."""
     started = time.monotonic()
     try:
         services = _ready()
-        os.environ.update(stack.environment(services))
-        settings.cache_clear()
         from infra.follow import follow, outcomes_table  # after the environment: Prefect reads it when imported
 
         outcomes = follow(f"{flow}/{preset}", console)
@@ -66,6 +65,14 @@ def _ready() -> stack.Services:
     console.print(f"Prefect {services['prefect'].url}   MLflow {services['mlflow'].url}")
     with console.status("deploying the flows of prefect.yaml ..."):
         stack.deploy(services)
+    os.environ.update(stack.environment(services))
+    settings.cache_clear()
+    if "://" in settings().store_location or Path(settings().store_location).is_dir():
+        from infra.registry import reconcile
+        from infra.store import open_store
+
+        for sentence in reconcile(open_store()):
+            console.print(f"mended the registry: {sentence}")
     return services
 
 

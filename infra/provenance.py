@@ -1,6 +1,8 @@
 """Who is computing: the flow run around the present task, as plain values."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import prefect
@@ -19,6 +21,7 @@ __all__ = [
     "create_link_artifact",
     "create_markdown_artifact",
     "create_table_artifact",
+    "dated",
     "this_flow_run",
 ]
 
@@ -56,6 +59,23 @@ def this_flow_run() -> FlowRun:
         url=str(url),
         parameters=dict(context.parameters or {}) if context else {},
     )
+
+
+def dated(template: str) -> Callable[[], str]:
+    """A name for flow runs that a person can tell apart: what is worked on, and when.
+
+    Args:
+        template: names parameters of the flow, as in "{config.data.name}".
+
+    Returns:
+        What Prefect calls to name a run: "movielens 2026-11-23 18:52:10", in UTC.
+    """
+
+    def name() -> str:
+        subject = template.format(**runtime.flow_run.parameters)
+        return f"{subject} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
+
+    return name
 
 
 def prefect_version() -> str:

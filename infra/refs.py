@@ -80,6 +80,7 @@ class Outcome(BaseModel):
         certificate: kinds of claims and whether they hold.
         live: the version that is live now; empty when none ever was.
         run_id: MLflow run of the candidate.
+        figure: path of its first figure in that run; empty without one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,3 +95,4 @@ class Outcome(BaseModel):
     certificate: str
     live: str
     run_id: str = ""
+    figure: str = ""

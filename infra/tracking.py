@@ -92,8 +92,7 @@ class Run:
 
     def image_url(self, path: str) -> str:
         """Address of a logged figure; empty without a server."""
-        server = _server()
-        return f"{server}/get-artifact?path={quote(path)}&run_uuid={self.id}" if server else ""
+        return artifact_url(self.id, path)
 
 
 @contextlib.contextmanager
@@ -180,6 +179,12 @@ def run_url(experiment_id: str, run_id: str) -> str:
     """Page of a run; empty without a server."""
     server = _server()
     return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server and run_id else ""
+
+
+def artifact_url(run_id: str, path: str) -> str:
+    """Address of a file of a run; empty without a run, a path or a server."""
+    server = _server()
+    return f"{server}/get-artifact?path={quote(path)}&run_uuid={run_id}" if server and run_id and path else ""
 
 
 def url_of(run_id: str) -> str:

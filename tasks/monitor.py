@@ -7,22 +7,23 @@ from prefect import get_run_logger, task
 from prefect.states import Completed
 
 from infra.lineage import tracked
+from infra.manifest import product_name
 from infra.provenance import this_flow_run
 from infra.refs import Dataset, Index, Model
 from infra.store import open_store
-from models.common.contracts import Monitored
+from models.common.contracts import Curatable, Monitored
 from models.common.judgement import Judgement
 from tasks.evaluate import show
 from tasks.train import network_of
 
 
 @task(timeout_seconds=timedelta(hours=1).total_seconds())
-def watch(config: Monitored, product: str) -> Judgement:
+def watch(config: Monitored, data: Curatable) -> Judgement:
     """Replay sampled requests against the live product and log how it did.
 
     Args:
         config: says what to sample.
-        product: the name of the live product.
+        data: the configuration of its data, which names it.
 
     Returns:
         The judgement.
@@ -32,12 +33,12 @@ def watch(config: Monitored, product: str) -> Judgement:
         IntegrityError: the live version is damaged.
     """
     flow_run, store = this_flow_run(), open_store()
-    live = store.live(Index, product)
+    live = store.live(Index, product_name(data))
     opened = store.open(live)
-    data = opened.manifest.input(Dataset, store.root)
+    dataset = opened.manifest.input(Dataset, store.root)
     model = opened.manifest.input(Model, store.root) if Model.kind in opened.manifest.inputs else None
-    judgement = config.watch(opened, store.open(data), network_of(store, model))
-    with tracked(config, data, flow_run, "monitoring") as run:
+    judgement = config.watch(opened, store.open(dataset), network_of(store, model))
+    with tracked(config, dataset, flow_run, "monitoring") as run:
         run.tags({"purpose": "monitoring", "version": live.version})
         show(run, judgement, flow_run.name)
     get_run_logger().info("watched %s: %s %.4f", live, judgement.headline, judgement.metrics[judgement.headline])

@@ -10,7 +10,7 @@ from prefect.states import Completed
 
 from infra import tracking
 from infra.caching import verb
-from infra.provenance import create_markdown_artifact
+from infra.provenance import create_image_artifact, create_link_artifact, create_table_artifact
 from infra.refs import Index, Model, Outcome, Report
 from infra.registry import mirror
 from infra.store import WithdrawnError, open_store
@@ -72,8 +72,9 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
         certificate=f"{judgement.certificate.kinds}: {'holds' if judgement.certificate.holds else 'FAILS'}",
         live=live.version if live else "",
         run_id=report.run_id,
+        figure=f"figures/{judgement.figures[0].name}.png" if judgement.figures else "",
     )
-    _tell(outcome)
+    get_run_logger().info("%s@%s %s: %s", product.name, product.version, status, reason)
     return outcome
 
 
@@ -110,35 +111,50 @@ def rollback(kind: str, product: str, version: str = "") -> Outcome:
         live=now.version,
         run_id=manifest.run_id,
     )
-    _tell(outcome)
+    get_run_logger().info("%s is %s again, %s is withdrawn", product, now.version, left)
     return outcome
 
 
 def verdict(*outcomes: Outcome) -> list[Outcome]:
-    """The final state of a flow: Completed, and named after what happened to its products.
+    """The final state of a flow, named after what happened to its products, and what its page shows of them.
 
     Args:
         outcomes: of the flow itself or of the flows that it ran.
 
     Returns:
-        `Refused` if any product was refused, else `Published` if any went live, else `Unchanged`: a state, whose
-        data Prefect hands to whoever called the flow. So its type is that of the data.
+        Completed and named `Refused` if any product was refused, else `Published` if any went live, else `Unchanged`:
+        a state, whose data Prefect hands to whoever called the flow. So its type is that of the data.
     """
     refused = [outcome for outcome in outcomes if outcome.status == "refused"]
     published = [outcome for outcome in outcomes if outcome.status == "published"]
     name = "Refused" if refused else "Published" if published else "Unchanged"
     message = "; ".join(f"{o.product}@{o.version}: {o.reason}" for o in refused or published or outcomes)
+    _show(outcomes)
     return cast("list[Outcome]", Completed(name=name, message=message, data=list(outcomes)))
 
 
-def _tell(outcome: Outcome) -> None:
-    url = tracking.url_of(outcome.run_id)
-    link = f"[MLflow run]({url})" if url else "no MLflow run"
-    create_markdown_artifact(
-        f"## {outcome.product}@{outcome.version}: {outcome.status}\n\n{outcome.reason}\n\n"
-        f"Live now: `{outcome.live or 'nothing'}`. Certificate: {outcome.certificate}. "
-        f"{outcome.headline} = {outcome.value:.4g}. {link}.\n",
-        key="outcome",
-        description=f"{outcome.product}: {outcome.status}",
-    )
-    get_run_logger().info("%s@%s %s: %s", outcome.product, outcome.version, outcome.status, outcome.reason)
+def _show(outcomes: tuple[Outcome, ...]) -> None:
+    """A table of all products, a figure and a link for each; also when every task found its cache."""
+    rows = [
+        {
+            "product": outcome.product,
+            "headline": f"{outcome.headline} = {outcome.value:.4f}",
+            "certificate": outcome.certificate,
+            "version": outcome.version,
+            "status": outcome.status,
+            "live": outcome.live or "nothing",
+            "reason": outcome.reason,
+        }
+        for outcome in outcomes
+    ]
+    create_table_artifact(rows, key="products", description="What this run did to its products")
+    for outcome in outcomes:
+        figure, page = tracking.artifact_url(outcome.run_id, outcome.figure), tracking.url_of(outcome.run_id)
+        if figure:
+            create_image_artifact(
+                figure, key=f"{outcome.product}-figure", description=f"{outcome.product}, held-out data"
+            )
+        if page:
+            create_link_artifact(
+                page, link_text=f"MLflow run of {outcome.product}", key=f"{outcome.product}-mlflow-run"
+            )

@@ -23,13 +23,20 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield str(PREFECT_API_URL.value())
 
 
+@pytest.fixture(scope="session")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for the session: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def home(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh HEADRACE_HOME, so that nothing is cached from other tests."""
     from infra.settings import settings
 
     monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
-    for name in ("STORE", "MIRROR", "DATA_ROOTS", "TRACKING_URI"):
+    monkeypatch.setenv("HEADRACE_TRACKING_URI", tracking_uri)
+    for name in ("STORE", "MIRROR", "DATA_ROOTS"):
         monkeypatch.delenv(f"HEADRACE_{name}", raising=False)
     settings.cache_clear()
     yield tmp_path

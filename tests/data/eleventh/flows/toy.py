@@ -1,9 +1,9 @@
 """Fit a line every night."""
 
+from models.toy.config import ToyConfig
 from prefect import flow
 
 from infra.refs import Outcome
-from models.toy.config import ToyConfig
 from tasks.curate import curate
 from tasks.evaluate import evaluate
 from tasks.publish import publish, verdict

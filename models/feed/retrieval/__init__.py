@@ -1,0 +1,1 @@
+"""LiNR: exhaustive retrieval under attribute filters, as one differentiable module."""

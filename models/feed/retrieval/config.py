@@ -1,0 +1,273 @@
+"""The retrieval system's configuration: it builds data, towers, index and judgement."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from models.common.configuration import check, setting
+from models.common.contracts import Payload, TrainingConfig
+from models.common.gate import GateConfig
+from models.common.judgement import Judgement
+from models.feed.retrieval import judge as judging
+from models.feed.retrieval.batches import Batch, InteractionBatches, latest_items
+from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids
+from models.feed.retrieval.features import attribute_names, encode_attributes
+from models.feed.retrieval.generator import GeneratorConfig
+from models.feed.retrieval.index import RetrievalIndex
+from models.feed.retrieval.judge import JudgementConfig
+from models.feed.retrieval.loss import retrieval_loss
+from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_by, reciprocal_rank
+from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
+from models.feed.retrieval.table import TableConfig
+
+__all__ = [
+    "DataConfig",
+    "EncoderConfig",
+    "GeneratorConfig",
+    "GloveCitiesConfig",
+    "IndexConfig",
+    "JudgementConfig",
+    "MovieLensConfig",
+    "RetrievalConfig",
+    "TableConfig",
+    "TowerConfig",
+    "TrainingConfig",
+    "glove_cities",
+    "movielens",
+    "paper",
+    "small",
+    "tiny",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The two towers and how they learn."""
+
+    tower: TowerConfig = setting(TowerConfig, "Towers", "The encoder of members and items.")
+    training: TrainingConfig = setting(TrainingConfig, "Training", "How the towers learn.")
+
+    @property
+    def monitor(self) -> str:
+        """The validation metric by which the best epoch is kept."""
+        return "hit_rate_at_50"
+
+    def sizes(self, data: Payload) -> Mapping[str, int]:
+        """Numbers of users, items and attribute codes."""
+        features = encode_attributes(data["items"])
+        return {"users": data["users"].num_rows, "items": data["items"].num_rows, "codes": features.size}
+
+    def network(self, sizes: Mapping[str, int]) -> TwoTower:
+        """Fresh towers; random state is the caller's."""
+        return TwoTower(users=sizes["users"], items=sizes["items"], codes=sizes["codes"], config=self.tower)
+
+    def batches(self, data: Payload, *, rank: int, processes: int) -> InteractionBatches:
+        """This process's share of the training batches."""
+        return InteractionBatches(
+            data["train"],
+            items=data["items"].num_rows,
+            catalogue=_catalogue(data),
+            history=self.tower.history,
+            negatives=self.tower.uniform_negatives,
+            batch_size=self.training.batch_size,
+            seed=self.training.seed,
+            rank=rank,
+            processes=processes,
+        )
+
+    def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Sampled softmax with logQ correction."""
+        return retrieval_loss(_towers(network), batch)
+
+    def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
+        """Ranking metrics on the validation items; the test part is not read."""
+        towers, seen = _towers(network), Seen([data["train"]], data["users"].num_rows)
+        users = np.asarray(data["validation"]["user"].to_numpy(), np.int64)
+        relevant = np.asarray(data["validation"]["item"].to_numpy(), np.int64)[:, None]
+        queries = _member_vectors(towers, data, users, [data["train"]])
+        lists = rank_by(queries, item_vectors(data, towers), users, seen, 50)
+        return {
+            "hit_rate_at_50": float(hit_rate(lists, relevant, 50).mean()),
+            "hit_rate_at_10": float(hit_rate(lists, relevant, 10).mean()),
+            "ndcg_at_50": float(ndcg(lists, relevant, 50).mean()),
+            "mrr_at_50": float(reciprocal_rank(lists, relevant, 50).mean()),
+            "coverage_at_50": coverage(lists, data["items"].num_rows, 50),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexConfig:
+    """What is put into the index."""
+
+    attributes: tuple[str, ...] = setting(
+        (), "Filterable attributes", "Attributes of the items that filters may name; none named: all of them."
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def filterable(self, data: Payload) -> pa.Table:
+        """The attributes of all items that filters may name."""
+        present = attribute_names(data["items"])
+        for name in self.attributes:
+            if name not in present:
+                raise ValueError(f"IndexConfig.attributes must be among {present}, got {name!r}; take it out.")
+        return data["items"].select(list(self.attributes) or present)
+
+    def build_index(self, data: Payload, network: torch.nn.Module | None) -> Payload:
+        """The index as parts to be stored: vectors, ids, attributes."""
+        return RetrievalIndex.build(item_vectors(data, network), index_ids(data), self.filterable(data)).snapshot()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalConfig:
+    """A filtered, live-updated retrieval index over a two-tower encoder."""
+
+    data: DataConfig = setting(DataConfig, "Data", "Items, members and who met what.")
+    encoder: EncoderConfig = setting(EncoderConfig, "Encoder", "What gives members and items their vectors.")
+    index: IndexConfig = setting(IndexConfig, "Index", "What is searched and filtered.")
+    judgement: JudgementConfig = setting(JudgementConfig, "Judgement", "How the index is judged and watched.")
+    gate: GateConfig = setting(GateConfig, "Gate", "When the index goes live.")
+
+    @property
+    def trains(self) -> bool:
+        """Whether vectors come from the towers; the cities bring their own."""
+        return self.data.source != "glove-cities"
+
+    def parameters(self) -> Mapping[str, str | int | float]:
+        """What a person compares runs by."""
+        described: dict[str, str | int | float] = {
+            "data": self.data.name,
+            "source": self.data.source,
+            "certificate_cases": self.judgement.cases,
+        }
+        if not self.trains:
+            return described
+        tower, training = self.encoder.tower, self.encoder.training
+        return {
+            **described,
+            "dimension": tower.dimension,
+            "hidden": tower.hidden,
+            "temperature": tower.temperature,
+            "dropout": tower.dropout,
+            "history": tower.history,
+            "uniform_negatives": tower.uniform_negatives,
+            "batch_size": training.batch_size,
+            "epochs": training.epochs,
+            "learning_rate": training.learning_rate,
+            "weight_decay": training.weight_decay,
+            "seed": training.seed,
+            "processes": training.processes,
+        }
+
+    def judge(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Metrics on the test items and the certificate; the only reader of the test part."""
+        return judging.judge(product, data, self._source(data, network), self.judgement)
+
+    def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Replay sampled requests against the exact answer."""
+        return judging.watch(product, self._source(data, network), self.judgement)
+
+    def _source(self, data: Payload, network: torch.nn.Module | None) -> judging.Source:
+        """What the index should hold, made again from data and network."""
+        return judging.Source(
+            vectors=item_vectors(data, network),
+            ids=index_ids(data),
+            attributes=self.index.filterable(data),
+            queries=query_vectors(data, network),
+        )
+
+
+def item_vectors(data: Payload, network: torch.nn.Module | None) -> NDArray[np.float32]:
+    """Unit vectors of all items: given by the data, or encoded by the towers."""
+    if "vectors" in data:
+        return np.asarray(data["vectors"], np.float32)
+    return encode_items(_towers(network), _catalogue(data))
+
+
+def query_vectors(data: Payload, network: torch.nn.Module | None) -> NDArray[np.float32]:
+    """Unit vectors that ask: held-out ones, or every test member after training and validation."""
+    if "queries" in data:
+        return np.asarray(data["queries"], np.float32)
+    users = np.asarray(data["test"]["user"].to_numpy(), np.int64)
+    return _member_vectors(_towers(network), data, users, [data["train"], data["validation"]])
+
+
+def _member_vectors(
+    network: TwoTower, data: Payload, users: NDArray[np.int64], parts: list[pa.Table]
+) -> NDArray[np.float32]:
+    histories = latest_items(parts, data["users"].num_rows, network.history)
+    return encode_users(network, _catalogue(data), users, histories[users])
+
+
+def _catalogue(data: Payload) -> Catalogue:
+    return Catalogue.of(encode_attributes(data["items"]))
+
+
+def _towers(network: torch.nn.Module | None) -> TwoTower:
+    if not isinstance(network, TwoTower):
+        raise TypeError(f"expected a trained TwoTower, got {type(network).__name__}; train the configuration first.")
+    return network
+
+
+def tiny() -> RetrievalConfig:
+    """600 members and 1,500 items: the whole flow in some twenty seconds on a CPU; the default everywhere."""
+    return RetrievalConfig()
+
+
+def small() -> RetrievalConfig:
+    """6,000 members and 20,000 items: a real result on two cores within minutes."""
+    return RetrievalConfig(
+        data=DataConfig(name="generated-small", generator=GeneratorConfig(users=6000, items=20_000)),
+        encoder=EncoderConfig(
+            tower=TowerConfig(dimension=64, hidden=128, uniform_negatives=1024),
+            training=TrainingConfig(epochs=4, batch_size=1024),
+        ),
+    )
+
+
+def movielens() -> RetrievalConfig:
+    """MovieLens ml-latest-small: 610 members, 9,742 films, every rating taken as a sign of interest."""
+    return RetrievalConfig(
+        data=DataConfig(name="movielens", source="movielens"),
+        encoder=EncoderConfig(
+            tower=TowerConfig(temperature=0.1),
+            training=TrainingConfig(epochs=6, batch_size=1024),
+        ),
+    )
+
+
+def glove_cities() -> RetrievalConfig:
+    """198,000 given word vectors, 18,700 of them with the attributes of a city; nothing is trained."""
+    return RetrievalConfig(data=DataConfig(name="glove-cities", source="glove-cities"))
+
+
+def paper() -> RetrievalConfig:
+    """LiNR's published sizes (CIKM 2024, arXiv 2407.13218). Not run by us; weights, gradients, moments are 32 GB."""
+    return RetrievalConfig(
+        data=DataConfig(
+            name="generated-paper",
+            generator=GeneratorConfig(
+                items=15_500_000,  # section 5.2: 15.5 million jobs
+                users=25_000,  # section 5.2: 25 thousand queries; its training data are not described
+            ),
+        ),
+        encoder=EncoderConfig(
+            tower=TowerConfig(
+                dimension=128,  # section 5.2
+                hidden=50,  # section 5.1: member and item networks of its Hadamard model; it gives none for two towers
+                uniform_negatives=8192,  # not published; nor are batch, rate, decay, temperature and epochs below
+            ),
+            training=TrainingConfig(batch_size=8192, accelerator="auto"),
+        ),
+        judgement=JudgementConfig(
+            k=2000,  # section 5.2: the best 2,000
+            cases=24,  # ours: the reference reads 15.5 million rows for each
+            queries=24,
+            replays=24,
+        ),
+    )

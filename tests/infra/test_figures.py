@@ -1,0 +1,17 @@
+"""Figures are drawn from plain data, the same bytes each time."""
+
+import pytest
+
+from infra.figures import draw
+from models.common.judgement import Figure, Series
+
+
+@pytest.mark.parametrize("kind", ["line", "bars"])
+def test_a_figure_is_a_png_that_depends_on_its_data_alone(kind: str) -> None:
+    series = Series(label="ours", x=(1, 10, 50), y=(0.1, 0.2, 0.4), low=(0.05, 0.1, 0.3), high=(0.15, 0.3, 0.5))
+    figure = Figure(
+        name="f", title="Ours wins", x_label="k", y_label="hit rate", series=(series,), kind=kind, log_x=True
+    )
+    first = draw(figure)
+    assert first[:8] == b"\x89PNG\r\n\x1a\n"
+    assert draw(figure) == first
