@@ -92,8 +92,8 @@ def _bars(axes: Any, series: SeriesLike, number: int, groups: int, colour: str) 
     errors = None
     if series.low:
         errors = [
-            [y - low for y, low in zip(series.y, series.low, strict=True)],
-            [high - y for y, high in zip(series.y, series.high, strict=True)],
+            [max(0.0, y - low) for y, low in zip(series.y, series.low, strict=True)],  # rounding may cross the mean
+            [max(0.0, high - y) for y, high in zip(series.y, series.high, strict=True)],
         ]
     axes.bar(places, series.y, width, color=colour, label=series.label, yerr=errors, capsize=3, ecolor="#333333")
     axes.set_xticks(range(len(series.x)), [str(x) for x in series.x])

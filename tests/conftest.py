@@ -9,6 +9,7 @@ import pytest
 # Set before Prefect, MLflow or headrace read them.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores from the servers
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

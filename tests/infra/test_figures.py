@@ -15,3 +15,8 @@ def test_a_figure_is_a_png_that_depends_on_its_data_alone(kind: str) -> None:
     first = draw(figure)
     assert first[:8] == b"\x89PNG\r\n\x1a\n"
     assert draw(figure) == first
+
+
+def test_an_interval_that_rounding_moved_across_its_mean_is_still_drawn() -> None:
+    series = Series(label="a", x=("few",), y=(0.1,), low=(0.1 + 1e-17 + 1e-16,), high=(0.1 - 1e-16,))
+    assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(series,), kind="bars"))
