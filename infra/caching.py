@@ -95,8 +95,7 @@ def _true(result: Any) -> bool:
     if isinstance(result, Ref):
         return store.intact(result)
     if isinstance(result, Outcome):
-        current = store.current_or_none(result.kind, result.product)
-        return result.status != "refused" and current is not None and current.version == result.version
+        return result.status != "refused" and store.serves(result.kind, result.product, result.version)
     return True
 
 

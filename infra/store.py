@@ -209,7 +209,7 @@ class Store:
         if ref.location != f"{self.root}/{ref.kind}/{ref.name}/{ref.version}":
             return False
         manifest = self._manifest_or_none(f"{ref.kind}/{ref.name}/{ref.version}")
-        return manifest is not None and manifest.digest == ref.digest and self._present(manifest, ref)
+        return manifest is not None and manifest.digest == ref.digest and self._present(manifest)
 
     def verify(self, ref: Ref) -> None:
         """Read every byte of a version and compare it with the manifest.
@@ -331,6 +331,18 @@ class Store:
             name=name, version=current.version, digest=manifest.digest, location=f"{self.root}/{target}", **extra
         )
 
+    def serves(self, kind: str, name: str, version: str) -> bool:
+        """Whether a version is live, its manifest the published one, and all its files at full length."""
+        try:
+            current = self.current_or_none(kind, name)
+            if current is None or current.version != version:
+                return False
+            data = self._read(f"{kind}/{name}/{version}/manifest.json")
+            manifest = self._parse_manifest(f"{kind}/{name}/{version}", data)
+        except IntegrityError:
+            return False
+        return hashlib.sha256(data).hexdigest() == current.manifest_sha256 and self._present(manifest)
+
     def _seal(self, ref: Ref, certificate: Mapping[str, Any], run_id: str) -> str:
         """Write the certificate into the manifest, once; returns the manifest's checksum."""
         path = f"{ref.kind}/{ref.name}/{ref.version}/manifest.json"
@@ -416,8 +428,8 @@ class Store:
             return False
         return True
 
-    def _present(self, manifest: Manifest, ref: Ref) -> bool:
-        folder = f"{self._path}/{ref.kind}/{ref.name}/{ref.version}"
+    def _present(self, manifest: Manifest) -> bool:
+        folder = f"{self._path}/{manifest.kind}/{manifest.name}/{manifest.digest[:12]}"
         try:
             return all(self._fs.size(f"{folder}/{entry.path}") == entry.length for entry in manifest.files)
         except FileNotFoundError:

@@ -74,9 +74,12 @@ def run_with_kill(home: Path, moment: str, server: str, durations: dict[str, flo
     from prefect.states import AwaitingRetry, Crashed, Pending
 
     from flows.retrieval import rebuild_index
+    from infra.manifest import describe_configuration
 
     with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(rebuild_index, parameters={"config": {}}, state=Pending())
+        flow_run = client.create_flow_run(
+            rebuild_index, parameters={"config": describe_configuration(faulted())}, state=Pending()
+        )
         attempts = [_attempt(home, str(flow_run.id), moment, server, durations)]
         if moment:
             client.set_flow_run_state(flow_run.id, Crashed(), force=True)
@@ -97,8 +100,8 @@ def run_with_kill(home: Path, moment: str, server: str, durations: dict[str, flo
     )
 
 
-def durations_of(attempt: Attempt, home: Path) -> dict[str, float]:
-    """Seconds that each task took in an undisturbed attempt."""
+def durations_of(home: Path) -> dict[str, float]:
+    """Seconds that each task took in the undisturbed run of a home."""
     lines = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
     begun = {line["task"]: line["time"] for line in lines if line["event"] == "enter"}
     return {line["task"]: line["time"] - begun[line["task"]] for line in lines if line["event"] == "exit"}
@@ -214,10 +217,21 @@ def _child(home: Path, flow_run_id: str, moment: str, durations: dict[str, float
 
 
 def faulted() -> Any:
-    """The configuration under test: the tiny one."""
-    from models.feed.retrieval.config import tiny
+    """The configuration under test: every step of the tiny one, with less to learn."""
+    from models.common.contracts import TrainingConfig
+    from models.feed.retrieval.config import (
+        DataConfig,
+        EncoderConfig,
+        GeneratorConfig,
+        JudgementConfig,
+        RetrievalConfig,
+    )
 
-    return tiny()
+    return RetrievalConfig(
+        data=DataConfig(name="faulted", generator=GeneratorConfig(users=200, items=400)),
+        encoder=EncoderConfig(training=TrainingConfig(epochs=6, batch_size=256)),
+        judgement=JudgementConfig(cases=24, margin=1.0),
+    )
 
 
 if __name__ == "__main__":

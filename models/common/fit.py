@@ -50,7 +50,7 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         """One batch's loss."""
         loss = self._system.loss(self.network, batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self._system.training.batch_size)
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -140,6 +140,7 @@ def fit(
         raise ValueError(
             f"batch_size {training.batch_size} does not split among {training.processes} processes; make it a multiple."
         )
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(training.seed, verbose=False)
     sizes = dict(system.sizes(data))
     network = system.network(sizes)
@@ -154,6 +155,7 @@ def fit(
         callbacks=[best],
         plugins=[AtomicCheckpoints()],
         logger=logger,
+        log_every_n_steps=1,  # one point an epoch is logged; this only keeps Lightning from warning about short epochs
         gradient_clip_val=1.0,
         deterministic=True,
         detect_anomaly=False,

@@ -1,0 +1,32 @@
+"""A killed flow, retried once, ends as if nothing had happened; `make prove` kills at every moment."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import INSIDE, WRITES, Result, durations_of, run_with_kill
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -> tuple[Result, dict[str, float]]:
+    home = tmp_path_factory.mktemp("undisturbed")
+    result = run_with_kill(home, "", prefect_server, {})
+    assert result.state == "COMPLETED/Published", result.attempts[0].output
+    return result, durations_of(home)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", ["train:middle", "fsync:12"])
+def test_a_killed_flow_ends_like_an_undisturbed_one_after_one_retry(
+    moment: str, tmp_path: Path, prefect_server: str, undisturbed: tuple[Result, dict[str, float]]
+) -> None:
+    assert moment in (*INSIDE, *WRITES)
+    whole, durations = undisturbed
+
+    result = run_with_kill(tmp_path, moment, prefect_server, durations)
+
+    assert result.killed, result.attempts[0].output
+    assert result.state.startswith("COMPLETED/"), result.attempts[-1].output
+    assert result.digest == whole.digest
+    assert result.repeated == [], "a task that had finished ran again"
+    assert result.runs == 1, "the retry made another MLflow run"
