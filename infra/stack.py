@@ -174,6 +174,8 @@ def _commands(name: str, port: int) -> list[str]:
 def _start(name: str, command: list[str], environment: dict[str, str], port: int) -> Service:
     if name == "prefect":
         url = f"http://{HOST}:{port}"
+        # SQLite has one writer: whoever comes second on a busy machine waits instead of failing.
+        environment |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60"}
         environment |= {"PREFECT_API_URL": f"{url}/api", "PREFECT_UI_API_URL": f"{url}/api", "PREFECT_UI_URL": url}
     if name == "mlflow":
         environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
