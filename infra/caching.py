@@ -1,7 +1,8 @@
 """When a task may be skipped: same inputs, same code, same raw data, and its product still whole.
 
-A key covers the task's module, every argument (configurations by value, references by digest), the source of the
-system behind each configuration, and a fingerprint of the raw files a configuration names. Prefect's own TASK_SOURCE
+A key covers every argument (configurations by value, references by digest), the source of the tasks and of the system
+behind each configuration, the libraries that compute, and a fingerprint of the raw files a configuration
+names. Prefect's own TASK_SOURCE
 sees the task's function alone, not the helpers that do the work.
 
 A cached result is used only while it is true: its version must still be in the store with its digest. When it is not,
@@ -12,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from itertools import count
 from typing import Any, ParamSpec, TypeVar
 
@@ -23,6 +25,9 @@ from infra.catalogue import fingerprint
 from infra.manifest import canonical, class_path, code_behind, code_digest, digest_of
 from infra.refs import Outcome, Ref
 from infra.store import open_store
+
+LIBRARIES = ("lightning", "numpy", "pandas", "pyarrow", "torch")
+"""A new version of one of these may change numbers, so it makes new keys."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +63,8 @@ def cache_key(function: Callable[..., Any], inputs: dict[str, Any]) -> str:
         TypeError: an argument is none of these.
     """
     configurations = [value for value in inputs.values() if dataclasses.is_dataclass(value)]
-    modules = {function.__module__, *(name for value in configurations for name in code_behind(value))}
+    shared = {function.__module__, "tasks", "infra.compute", "infra.store"}
+    modules = shared | {name for value in configurations for name in code_behind(value)}
     raw = {
         name: fingerprint(location)
         for value in configurations
@@ -70,6 +76,7 @@ def cache_key(function: Callable[..., Any], inputs: dict[str, Any]) -> str:
             "function": f"{function.__module__}.{function.__qualname__}",
             "inputs": {name: _identity(value) for name, value in inputs.items()},
             "code": _code_digest(tuple(sorted(modules))),
+            "libraries": {name: version(name) for name in LIBRARIES},
             "raw": raw,
         }
     )

@@ -6,9 +6,14 @@ origin on the internet, or from the folder that `HEADRACE_MIRROR` names; either 
 
 import gzip
 import hashlib
+import json
 import os
+import urllib.error
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import fsspec
 import pooch
@@ -89,16 +94,20 @@ def locate(location: str) -> Path:
 
 
 def fingerprint(location: str) -> str:
-    """What changes when the content behind a location changes: a checksum here, the server's own mark elsewhere.
+    """What changes when the content behind a location changes: a checksum, or the server's own mark of the content.
 
     Raises:
         CatalogueError: as `locate`.
     """
-    if "://" in location and not location.startswith("catalogue:"):
-        url = allowed(location)
-        filesystem, path = fsspec.core.url_to_fs(url)
+    if _is_url(location):
+        filesystem, path = _filesystem(allowed(location))
         try:
-            return str(filesystem.checksum(path))
+            known = filesystem.info(path)
+            marks = {key: str(value) for key, value in known.items() if key.lower() in _MARKS}
+            if marks:
+                return json.dumps({**marks, "size": known.get("size")}, sort_keys=True)
+            with filesystem.open(path, "rb") as handle:  # a server without marks: only the content itself tells
+                return hashlib.file_digest(handle, "sha256").hexdigest()
         except (FileNotFoundError, OSError) as error:
             raise CatalogueError(f"{location}: cannot be reached ({error}).") from error
     with locate(location).open("rb") as handle:
@@ -113,10 +122,9 @@ def allowed(location: str) -> str:
     """
     roots = data_roots()
     if "://" in location:
-        if (
-            any(location.startswith(f"{root.rstrip('/')}/") for root in roots if "://" in root)
-            and "/../" not in location
-        ):
+        straight = not any(piece in ("", ".", "..") for piece in _pieces(location))
+        prefixes = [root.rstrip("/") + "/" for root in roots if "://" in root]
+        if straight and "::" not in location and any(location.startswith(prefix) for prefix in prefixes):
             return location
     else:
         path = Path(location).expanduser().resolve()
@@ -129,17 +137,49 @@ def allowed(location: str) -> str:
 
 def data_roots() -> tuple[str, ...]:
     """Folders and URL prefixes that parameters may name: the project's `data` folder unless settings say otherwise."""
-    named = settings().data_roots
-    if not named:
-        return (str(PROJECT / "data"),)
-    # a URL prefix holds the separator itself: "s3://bucket" survives the split on ":"
-    parts: list[str] = []
-    for piece in named.split(os.pathsep):
-        if piece.startswith("//") and parts:
-            parts[-1] = f"{parts[-1]}:{piece}"
-        elif piece:
-            parts.append(piece)
-    return tuple(parts)
+    named = tuple(root.strip() for root in settings().data_roots.split(";") if root.strip())
+    return named or (str(PROJECT / "data"),)
+
+
+def _is_url(location: str) -> bool:
+    return "://" in location and not location.startswith("catalogue:")
+
+
+def _pieces(url: str) -> list[str]:
+    """The parts of a URL's path as a server may read them, escapes undone until there are none."""
+    path = url.partition("://")[2].partition("/")[2]
+    while path != (plain := unquote(path)):
+        path = plain
+    return path.replace("\\", "/").split("/")
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
+    """What opens a URL. Redirects are refused: they could lead out of the data roots."""
+    if url.startswith(("http://", "https://")):
+        request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme was looked at
+        try:
+            _DIRECT.open(request, timeout=30).close()
+        except urllib.error.HTTPError as error:
+            if error.code in (301, 302, 303, 307, 308):
+                target = error.headers.get("Location", "elsewhere")
+                raise CatalogueError(f"{url} redirects to {target}; name that location, if it may be read.") from error
+        except urllib.error.URLError as error:
+            raise CatalogueError(f"{url}: cannot be reached ({error.reason}).") from error
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url, allow_redirects=False)
+    else:
+        found = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    return found
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+_DIRECT = urllib.request.build_opener(_Stay)
+_MARKS = ("etag", "content-md5", "digest", "last-modified", "mtime", "checksum", "lastmodified", "md5hash", "crc32c")
 
 
 def _from_catalogue(address: str) -> Path:
@@ -183,12 +223,16 @@ def _content_digest(path: Path) -> str:
 
 def _download(url: str) -> Path:
     """Copy a URL's content to scratch, under a name that changes when the content does."""
-    mark = hashlib.sha256(f"{url} {fingerprint(url)}".encode()).hexdigest()[:16]
+    before = fingerprint(url)
+    mark = hashlib.sha256(f"{url} {before}".encode()).hexdigest()[:16]
     target = settings().scratch / "downloads" / f"{mark}-{url.rpartition('/')[2]}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")
-        filesystem, path = fsspec.core.url_to_fs(url)
+        filesystem, path = _filesystem(url)
         filesystem.get_file(path, str(partial))
+        if fingerprint(url) != before:
+            partial.unlink()
+            raise CatalogueError(f"{url} changed while it was read; run again.")
         partial.replace(target)
     return target

@@ -5,16 +5,23 @@ Lightning and Dask do the work; here it is decided from settings, so that a flow
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from infra.settings import PROJECT, settings
+
+PARENT = "HEADRACE_PARENT"
+"""Environment variable that tells a training process whose it is."""
 
 
 class TrainingFailedError(RuntimeError):
@@ -60,24 +67,51 @@ def torchrun(module: str, job: Mapping[str, Any], processes: int, log: Path, tim
         handle.flush()
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         with log.open("w") as output:
+            agent = subprocess.Popen(
+                [*command, "-m", module, handle.name],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=PROJECT,
+                env={**os.environ, PARENT: str(os.getpid())},
+            )
             try:
-                done = subprocess.run(
-                    [*command, "-m", module, handle.name],
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=PROJECT,
-                    timeout=timeout_s,
-                    check=False,
-                )
+                code = agent.wait(timeout_s)
             except subprocess.TimeoutExpired as error:
                 raise TrainingFailedError(
                     f"training with {processes} processes passed {timeout_s:.0f} s; see {log}."
                 ) from error
-    if done.returncode:
+            finally:
+                _end(agent)
+    if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-        raise TrainingFailedError(
-            f"training with {processes} processes ended with {done.returncode}; {log} ends:\n{tail}"
-        )
+        raise TrainingFailedError(f"training with {processes} processes ended with {code}; {log} ends:\n{tail}")
+
+
+def die_with_parent() -> None:
+    """Let this process end when the flow that started the training is gone, however it went.
+
+    A killed flow cannot stop its torchrun; left alone, the processes would write the checkpoints of the retry.
+    """
+    parent = os.environ.get(PARENT)
+    if not parent:
+        return
+
+    def watch() -> None:
+        flow = psutil.Process(int(parent))
+        while flow.is_running():
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end(agent: "subprocess.Popen[bytes]") -> None:
+    """End torchrun and its workers, which have sessions of their own."""
+    if agent.poll() is None:
+        for process in [*psutil.Process(agent.pid).children(recursive=True), psutil.Process(agent.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        agent.wait()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from infra.refs import Ref
 
 
 @contextlib.contextmanager
-def tracked(configuration: Any, data: Ref, flow_run: FlowRun, purpose: str) -> Iterator[tracking.Run]:
+def tracked(configuration: Any, data: Ref, flow_run: FlowRun, purpose: str, run_id: str = "") -> Iterator[tracking.Run]:
     """Continue or begin the MLflow run of a flow run, with its parameters, lineage and input.
 
     Args:
@@ -19,6 +19,7 @@ def tracked(configuration: Any, data: Ref, flow_run: FlowRun, purpose: str) -> I
         data: the dataset behind the product.
         flow_run: who asks.
         purpose: what the data serve: training, evaluation, monitoring.
+        run_id: a known MLflow run to continue.
 
     Yields:
         The run.
@@ -38,7 +39,7 @@ def tracked(configuration: Any, data: Ref, flow_run: FlowRun, purpose: str) -> I
         "prefect.version": prefect_version(),
         "mlflow.note.content": f"{link}, dataset {data}.",
     }
-    with tracking.run_for(system_of(configuration), flow_run.id, flow_run.name, tags) as run:
+    with tracking.run_for(system_of(configuration), flow_run.id, flow_run.name, tags, run_id) as run:
         run.parameters(parameters_of(whole))
         run.dataset(data, purpose)
         yield run

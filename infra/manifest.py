@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from infra.refs import Ref
 
@@ -24,7 +24,7 @@ class FileEntry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     part: str
-    path: str
+    path: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")  # a file of this folder and no other
     length: int
     sha256: str
 

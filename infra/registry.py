@@ -27,13 +27,20 @@ def mirror(store: Store, kind: str, name: str) -> str:
     Returns:
         The registry's number of the live version; "" when nothing is live.
     """
+    client, number, registered = mlflow_client(), "", registered_name(kind, name)
     current = store.current_or_none(kind, name)
-    if current is None:
-        return ""
-    client = mlflow_client()
-    number = _number(client, name, current.version) or _register(client, store, kind, name, current.version)
-    client.set_registered_model_alias(name, "champion", number)
+    while current is not None:
+        number = _number(client, registered, current.version) or _register(client, store, kind, name, current.version)
+        client.set_registered_model_alias(registered, "champion", number)
+        before, current = current, store.current_or_none(kind, name)
+        if current is None or current.version == before.version:  # else another publisher came between: once more
+            break
     return number
+
+
+def registered_name(kind: str, name: str) -> str:
+    """The name of a product in the registry: `retrieval-movielens-index`."""
+    return f"{name}-{kind}"
 
 
 def reconcile(store: Store) -> list[str]:
@@ -42,18 +49,18 @@ def reconcile(store: Store) -> list[str]:
     mended = []
     for kind, name in _products(store):
         current = store.current_or_none(kind, name)
-        if current is not None and champion(client, name) != current.version:
+        if current is not None and champion(client, kind, name) != current.version:
             number = mirror(store, kind, name)
             mended.append(f"{name}: champion is now {current.version} (registered version {number})")
     return mended
 
 
-def champion(client: "MlflowClient", name: str) -> str:
+def champion(client: "MlflowClient", kind: str, name: str) -> str:
     """The store's version that the alias points to; "" without one."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_model_version_by_alias(name, "champion")
+        found = client.get_model_version_by_alias(registered_name(kind, name), "champion")
     except MlflowException:
         return ""
     return str(found.tags.get("version", ""))
@@ -64,17 +71,24 @@ def _register(client: "MlflowClient", store: Store, kind: str, name: str, versio
     from mlflow.exceptions import MlflowException
 
     manifest = store.manifest(kind, name, version)
+    registered = registered_name(kind, name)
     claims: Any = manifest.certificate or {}
     try:
-        client.create_registered_model(name, tags={"kind": kind}, description=f"Live versions of the {kind} {name}.")
+        run_id: str | None = manifest.run_id or None
+        source = f"{client.get_run(manifest.run_id).info.artifact_uri}/product" if run_id else store.root
+    except MlflowException:  # the run was deleted, or the server is another one now
+        run_id, source = None, store.root
+    try:
+        client.create_registered_model(
+            registered, tags={"kind": kind}, description=f"Live versions of the {kind} {name}."
+        )
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    source = f"{client.get_run(manifest.run_id).info.artifact_uri}/product" if manifest.run_id else store.root
     created = client.create_model_version(
-        name,
+        registered,
         source=source,
-        run_id=manifest.run_id or None,
+        run_id=run_id,
         tags={
             "version": version,
             "digest": manifest.digest,

@@ -21,9 +21,7 @@ class Settings(BaseSettings):
     home: Path = Field(PROJECT / ".headrace", description="Folder of all local state; removing it forgets everything.")
     store: str = Field("", description="Where products live: a folder or an fsspec URL; empty means HOME/store.")
     mirror: str = Field("", description="Folder that stands in for the internet: one subfolder per catalogue entry.")
-    data_roots: str = Field(
-        "", description="Folders and URL prefixes that parameters may name, joined by the path separator."
-    )
+    data_roots: str = Field("", description="Folders and URL prefixes that parameters may name, semicolons between.")
     tracking_uri: str = Field("", description="MLflow server; empty means a SQLite file under HOME.")
     dask_address: str = Field("", description="Dask scheduler; empty means local processes when work asks for them.")
     prefect_port: int = Field(4200, description="First port tried for the Prefect server.")

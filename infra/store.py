@@ -20,9 +20,8 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
-import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -32,7 +31,6 @@ from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import safetensors.torch
@@ -73,6 +71,7 @@ class Current(BaseModel):
         history: versions that were live before, newest first; rollback walks down this list.
         withdrawn: versions that were rolled back; they do not go live again unless asked for by name.
         published: time of the change, UTC.
+        cause: who asked for a rollback; empty after a publish.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,6 +81,7 @@ class Current(BaseModel):
     history: tuple[str, ...] = ()
     withdrawn: tuple[str, ...] = ()
     published: str = ""
+    cause: str = ""
 
 
 class Opened(Mapping[str, Any]):
@@ -112,11 +112,12 @@ class Store:
 
     def __init__(self, root: str) -> None:
         self.root = root.rstrip("/")
-        self._fs, self._path = fsspec.core.url_to_fs(self.root)
+        # a cached listing could hide what another process has published
+        self._fs, self._path = fsspec.core.url_to_fs(self.root, use_listings_cache=False)
         self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
         if self._local:
             Path(self._path).mkdir(parents=True, exist_ok=True)
-            self._sweep()
+        self._sweep()
 
     # ------------------------------------------------------------------------------------------------ write
 
@@ -135,7 +136,7 @@ class Store:
         Raises:
             StoreError: the payload has a part of unknown type, or the place cannot be written.
         """
-        folder = f"{manifest.kind}/{manifest.name}"
+        folder = _target(manifest.kind, manifest.name)
         try:
             with self._staging() as staging:
                 files = tuple(_write_part(staging, part, value) for part, value in sorted(payload.items()))
@@ -143,6 +144,9 @@ class Store:
                 version = complete.digest[:12]
                 target = f"{folder}/{version}"
                 existing = self._manifest_or_none(target)
+                if existing is not None:  # what heals a damaged version keeps its seal, so that CURRENT still fits it
+                    kept = ("certificate", "run_id", "flow_run_id", "commit", "code", "created")
+                    complete = complete.model_copy(update={field: getattr(existing, field) for field in kept})
                 if existing is None or not self._whole(existing, target):
                     self._commit(staging, complete, target)
         except OSError as error:
@@ -167,8 +171,8 @@ class Store:
         final.parent.mkdir(parents=True, exist_ok=True)
         with self._lock(target.rpartition("/")[0]):
             if final.exists():  # a damaged version of equal content gives way to the whole one
-                final.rename(Path(self._path) / ".staging" / f"{staging.name}-replaced")
-                shutil.rmtree(Path(self._path) / ".staging" / f"{staging.name}-replaced", ignore_errors=True)
+                with self._staging() as aside:
+                    final.rename(aside / "replaced")
             staging.rename(final)
             _sync_folder(final.parent)
 
@@ -180,7 +184,7 @@ class Store:
         Raises:
             IntegrityError: the manifest is missing, unreadable, or of another digest than the reference.
         """
-        target = f"{ref.kind}/{ref.name}/{ref.version}"
+        target = _target(ref.kind, ref.name, ref.version)
         manifest = self.manifest(ref.kind, ref.name, ref.version)
         if manifest.digest != ref.digest:
             raise IntegrityError(f"{target}/manifest.json: expected digest {ref.digest}, found {manifest.digest}.")
@@ -192,7 +196,8 @@ class Store:
         Raises:
             IntegrityError: it is missing, unreadable, of a newer format, or does not fit its version.
         """
-        return self._parse_manifest(f"{kind}/{name}/{version}", self._read(f"{kind}/{name}/{version}/manifest.json"))
+        target = _target(kind, name, version)
+        return self._parse_manifest(target, self._read(f"{target}/manifest.json"))
 
     def read_file(self, path: str, entry: FileEntry) -> Any:
         """Read one part, checking length and checksum first."""
@@ -205,11 +210,12 @@ class Store:
         return _read_part(entry.path, data)
 
     def intact(self, ref: Ref) -> bool:
-        """Whether a reference still points to a version with its digest and all its files at full length."""
+        """Whether a reference still points to a version with its digest and every byte of it."""
         if ref.location != f"{self.root}/{ref.kind}/{ref.name}/{ref.version}":
             return False
-        manifest = self._manifest_or_none(f"{ref.kind}/{ref.name}/{ref.version}")
-        return manifest is not None and manifest.digest == ref.digest and self._present(manifest)
+        target = _target(ref.kind, ref.name, ref.version)
+        manifest = self._manifest_or_none(target)
+        return manifest is not None and manifest.digest == ref.digest and self._whole(manifest, target)
 
     def verify(self, ref: Ref) -> None:
         """Read every byte of a version and compare it with the manifest.
@@ -255,7 +261,7 @@ class Store:
             WithdrawnError: it was rolled back before and `reinstate` is not set.
         """
         self.verify(ref)
-        with self._lock(f"{ref.kind}/{ref.name}"):
+        with self._lock(_target(ref.kind, ref.name)):
             before = self.current_or_none(ref.kind, ref.name)
             if before and ref.version in before.withdrawn and not reinstate:
                 raise WithdrawnError(f"{ref} was rolled back; roll forward to it by name, or publish another version.")
@@ -265,20 +271,25 @@ class Store:
             history = tuple(v for v in ((before.version, *before.history) if before else ()) if v != ref.version)
             return self._point(ref.kind, ref.name, ref.version, seal, history, before, reinstate)
 
-    def rollback(self, kind: str, name: str, version: str = "") -> Current:
+    def rollback(self, kind: str, name: str, version: str = "", *, cause: str = "") -> Current:
         """Make an earlier published version live again and withdraw the one that was.
 
         Args:
             kind: kind of the product.
             name: the product.
             version: the version to return to; empty means the one that was live before.
+            cause: who asks; asked again by the same, as a retried flow does, nothing more is rolled back.
 
         Raises:
             NotPublishedError: there is no such published version.
             IntegrityError: it is damaged.
         """
-        with self._lock(f"{kind}/{name}"):
+        with self._lock(_target(kind, name)):
             before = self.current(kind, name)
+            if cause and before.cause == cause:
+                return before
+            if version:
+                _target(kind, name, version)
             target = version or next(iter(before.history), "")
             if not target or target == before.version:
                 raise NotPublishedError(f"{kind} {name} has no version before {before.version} to return to.")
@@ -289,7 +300,9 @@ class Store:
             self._check_files(manifest, f"{kind}/{name}/{target}")
             history = before.history[before.history.index(target) + 1 :] if target in before.history else before.history
             withdrawn = tuple(v for v in (*before.withdrawn, before.version) if v != target)
-            return self._point(kind, name, target, hashlib.sha256(data).hexdigest(), history, before, True, withdrawn)
+            return self._point(
+                kind, name, target, hashlib.sha256(data).hexdigest(), history, before, True, withdrawn, cause
+            )
 
     def current(self, kind: str, name: str) -> Current:
         """What is live.
@@ -305,11 +318,11 @@ class Store:
 
     def current_or_none(self, kind: str, name: str) -> Current | None:
         """What is live, or None."""
-        path = f"{kind}/{name}/CURRENT"
-        if not self._fs.exists(f"{self._path}/{path}"):
-            return None
+        path = f"{_target(kind, name)}/CURRENT"
         try:
-            return Current.model_validate_json(self._read(path))
+            return Current.model_validate_json(self._fs.cat_file(f"{self._path}/{path}"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except ValidationError as error:
             raise IntegrityError(f"{path}: expected a pointer as JSON, found {error.errors()[0]['msg']}.") from error
 
@@ -332,7 +345,7 @@ class Store:
         )
 
     def serves(self, kind: str, name: str, version: str) -> bool:
-        """Whether a version is live, its manifest the published one, and all its files at full length."""
+        """Whether a version is live, its manifest the published one, and every byte as it says."""
         try:
             current = self.current_or_none(kind, name)
             if current is None or current.version != version:
@@ -341,7 +354,8 @@ class Store:
             manifest = self._parse_manifest(f"{kind}/{name}/{version}", data)
         except IntegrityError:
             return False
-        return hashlib.sha256(data).hexdigest() == current.manifest_sha256 and self._present(manifest)
+        sealed = hashlib.sha256(data).hexdigest() == current.manifest_sha256
+        return sealed and self._whole(manifest, f"{kind}/{name}/{version}")
 
     def _seal(self, ref: Ref, certificate: Mapping[str, Any], run_id: str) -> str:
         """Write the certificate into the manifest, once; returns the manifest's checksum."""
@@ -363,12 +377,18 @@ class Store:
         before: Current | None,
         reinstate: bool,
         withdrawn: tuple[str, ...] | None = None,
+        cause: str = "",
     ) -> Current:
         kept = withdrawn if withdrawn is not None else (before.withdrawn if before else ())
         if reinstate:
             kept = tuple(v for v in kept if v != version)
         current = Current(
-            version=version, manifest_sha256=seal, history=history[:100], withdrawn=kept, published=_now()
+            version=version,
+            manifest_sha256=seal,
+            history=history[:100],
+            withdrawn=kept,
+            published=_now(),
+            cause=cause,
         )
         self._replace(f"{kind}/{name}/CURRENT", current.model_dump_json(indent=1).encode())
         return current
@@ -428,13 +448,6 @@ class Store:
             return False
         return True
 
-    def _present(self, manifest: Manifest) -> bool:
-        folder = f"{self._path}/{manifest.kind}/{manifest.name}/{manifest.digest[:12]}"
-        try:
-            return all(self._fs.size(f"{folder}/{entry.path}") == entry.length for entry in manifest.files)
-        except FileNotFoundError:
-            return False
-
     def _children(self, path: str) -> list[str]:
         full = f"{self._path}/{path}"
         if not self._fs.isdir(full):
@@ -455,35 +468,41 @@ class Store:
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
-        """A folder beside the store for one write; its name says whose it is, so that a later process can sweep it."""
-        parent = Path(self._path) / ".staging" if self._local else Path(tempfile.gettempdir()) / "headrace-staging"
+        """A folder beside the store for one write; its owner holds a lock on it, which dies with the owner."""
+        parent = Path(self._path) / ".staging" if self._local else settings().scratch / "staging"
         parent.mkdir(parents=True, exist_ok=True)
-        owner = f"{os.getpid()}-{int(psutil.Process().create_time())}"
-        folder = parent / f"{owner}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
-        folder.mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder = parent / uuid.uuid4().hex
+        with (parent / f"{folder.name}.owner").open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(owner.name).unlink(missing_ok=True)
 
     def _sweep(self) -> None:
-        """Remove what killed writers of this machine left in staging."""
-        for folder in (Path(self._path) / ".staging").glob(f"*-{socket.gethostname()}"):
-            pid, created = (int(part) for part in folder.name.split("-")[:2])
-            if not _alive(pid, created):
-                shutil.rmtree(folder, ignore_errors=True)
+        """Remove what killed writers left in staging: whatever nobody holds a lock on any more."""
+        parent = Path(self._path) / ".staging" if self._local else settings().scratch / "staging"
+        for owner in parent.glob("*.owner"):
+            with contextlib.suppress(FileNotFoundError, BlockingIOError), owner.open("r+") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(owner.with_suffix(""), ignore_errors=True)
+                owner.unlink(missing_ok=True)
+
+
+def _target(kind: str, name: str, version: str = "") -> str:
+    """The folder of a product or of one version, names checked so that none leads out of the store."""
+    if not re.fullmatch(r"[a-z]+", kind) or not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise StoreError(f"product must be KIND/NAME in lower case letters, digits and hyphens, got {kind!r}/{name!r}.")
+    if version and not re.fullmatch(r"[0-9a-f]{12}", version):
+        raise StoreError(f"version must be twelve hexadecimal digits, got {version!r}.")
+    return f"{kind}/{name}/{version}" if version else f"{kind}/{name}"
 
 
 def open_store() -> Store:
     """The store of this installation."""
     return Store(settings().store_location)
-
-
-def _alive(pid: int, created: int) -> bool:
-    try:
-        return int(psutil.Process(pid).create_time()) == created
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _now() -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -191,13 +191,40 @@ def url_of(run_id: str) -> str:
     """Page of a run whose experiment is not at hand; empty without a run or a server."""
     if not run_id:
         return ""
-    client = mlflow_client()
-    return run_url(str(client.get_run(run_id).info.experiment_id), run_id)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return run_url(str(mlflow_client().get_run(run_id).info.experiment_id), run_id)
+    except MlflowException:  # the run was deleted, or the server is another one now
+        return ""
+
+
+def adopt(run_id: str, flow_run_id: str) -> bool:
+    """Let a flow run continue the MLflow run that another flow run began and did not finish.
+
+    Args:
+        run_id: the MLflow run.
+        flow_run_id: who continues it.
+
+    Returns:
+        Whether the run exists; if not, a new one is to be begun.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        mlflow_client().set_tag(run_id, "prefect.flow_run_id", flow_run_id)
+    except MlflowException:
+        return False
+    return True
 
 
 def _server() -> str:
+    """Address of the server without a user's name or password; empty when tracking goes to a file."""
     location = settings().tracking_location
-    return location.rstrip("/") if location.startswith(("http://", "https://")) else ""
+    if not location.startswith(("http://", "https://")):
+        return ""
+    parts = urlsplit(location)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 @lru_cache(maxsize=1)

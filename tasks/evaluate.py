@@ -1,6 +1,7 @@
 """Evaluate: a product meets held-out data and its independent reference; the report says how it did."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -55,7 +56,7 @@ def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model
         run.text("product/manifest.json", store.open(product).manifest.model_dump_json(indent=1))
         inputs = (product, data, model) if model else (product, data)
         manifest = describe(Report, product.name, config, inputs, flow_run_id=flow_run.id, run_id=run.id)
-        report = store.write(Report, {"judgement": dataclasses.asdict(judgement)}, manifest, run_id=run.id)
+        report = store.write(Report, {"judgement": spelled(dataclasses.asdict(judgement))}, manifest, run_id=run.id)
     get_run_logger().info("judged %s: %s %.4f", product, judgement.headline, judgement.metrics[judgement.headline])
     return report
 
@@ -79,6 +80,17 @@ def show(run: tracking.Run, judgement: Judgement, title: str) -> None:
         create_link_artifact(
             run.url, link_text="MLflow run", key="mlflow-run", description="Parameters, metrics, figures"
         )
+
+
+def spelled(value: Any) -> Any:
+    """The same value with numbers that JSON lacks as words, so that a judgement about not-a-number can be stored."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: spelled(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(item) for item in value]
+    return value
 
 
 def judgement_of(opened: Mapping[str, Any]) -> Judgement:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from infra import tracking
-from infra.compute import lightning_arguments
+from infra.compute import die_with_parent, lightning_arguments
 from infra.manifest import resolve_configuration
 from infra.refs import Dataset
 from infra.store import open_store
@@ -27,6 +27,7 @@ def run(job: dict[str, Any]) -> None:
         job: configuration class and values, dataset reference, folder for checkpoints, experiment and MLflow run.
     """
     tracking.quiet()
+    die_with_parent()
     config: Any = TypeAdapter(resolve_configuration(job["configuration_class"])).validate_python(job["configuration"])
     fit(
         config,

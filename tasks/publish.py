@@ -10,7 +10,7 @@ from prefect.states import Completed
 
 from infra import tracking
 from infra.caching import verb
-from infra.provenance import create_image_artifact, create_link_artifact, create_table_artifact
+from infra.provenance import create_image_artifact, create_link_artifact, create_table_artifact, this_flow_run
 from infra.refs import Index, Model, Outcome, Report
 from infra.registry import mirror
 from infra.store import WithdrawnError, open_store
@@ -59,6 +59,8 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
                 status, reason = "unchanged", f"{product} was live already."
         except WithdrawnError as withdrawn:
             status, reason = "refused", str(withdrawn)
+    elif before and before.version == product.version:
+        reason = f"{product} is LIVE and no longer holds, roll back or mend it: {reason}"
     mirror(store, product.kind, product.name)
     live = store.current_or_none(product.kind, product.name)
     outcome = Outcome(
@@ -95,8 +97,8 @@ def rollback(kind: str, product: str, version: str = "") -> Outcome:
         IntegrityError: it is damaged.
     """
     store = open_store()
-    left = store.current(kind, product).version
-    now = store.rollback(kind, product, version)
+    now = store.rollback(kind, product, version, cause=this_flow_run().id)
+    left = now.withdrawn[-1]
     mirror(store, kind, product)
     manifest = store.manifest(kind, product, now.version)
     outcome = Outcome(

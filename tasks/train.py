@@ -1,14 +1,19 @@
 """Train: a configuration and a dataset become a model, with one MLflow run however many processes work."""
 
+import contextlib
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from prefect import get_run_logger
 
+from infra import tracking
 from infra.caching import cache_key, verb
 from infra.compute import torchrun
 from infra.lineage import tracked
@@ -42,8 +47,8 @@ def train(config: Trainable, data: Dataset) -> Model:
     """
     flow_run, store = this_flow_run(), open_store()
     folder = settings().scratch / "training" / cache_key(train.fn, {"config": config, "data": data})[:32]
-    folder.mkdir(parents=True, exist_ok=True)
-    with tracked(config, data, flow_run, "training") as run:
+    with _alone(folder), tracked(config, data, flow_run, "training", run_id=_begun(folder, flow_run.id)) as run:
+        (folder / "run_id").write_text(run.id)
         job = {
             "configuration_class": class_path(config),
             "configuration": describe_configuration(config),
@@ -57,15 +62,32 @@ def train(config: Trainable, data: Dataset) -> Model:
 
             fit_job.run(job)
         else:
-            torchrun("tasks.fit_job", job, config.training.processes, folder / "torchrun.log", TIMEOUT_S)
+            torchrun("tasks.fit_job", job, config.training.processes, folder / "torchrun.log", TIMEOUT_S - 60)
         summary = json.loads((folder / "training.json").read_text())
         run.metrics({key: value for key, value in summary.items() if key != "sizes"})
         payload = {"weights": safetensors.torch.load_file(folder / "weights.safetensors"), "training": summary}
         manifest = describe(Model, data.name, config, (data,), flow_run_id=flow_run.id, run_id=run.id)
         model = store.write(Model, payload, manifest)
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     get_run_logger().info("trained %s: best epoch %d of %d", model, summary["best_epoch"], summary["epochs"])
     return model
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One training at a time in a folder: two flow runs may ask for the same model at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        folder.mkdir(exist_ok=True)
+        yield
+
+
+def _begun(folder: Path, flow_run_id: str) -> str:
+    """The MLflow run of a training that was killed, handed over to this flow run; "" when there is none."""
+    note = folder / "run_id"
+    run_id = note.read_text() if note.exists() else ""
+    return run_id if run_id and tracking.adopt(run_id, flow_run_id) else ""
 
 
 def network_of(store: Store, model: Model | None) -> torch.nn.Module | None:

@@ -92,6 +92,19 @@ class EpochLoader:
         return len(self._batches)
 
 
+class BestCheckpoint(ModelCheckpoint):  # type: ignore[misc, unused-ignore]
+    """Remembers the best epoch also when the folder was moved since; Lightning would start to compare anew."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up what was known, with the paths of where it lies now."""
+        here = {key: self._here(value) for key, value in state_dict.items() if key.endswith("_path")}
+        scores = {self._here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **here, "best_k_models": scores, "dirpath": self.dirpath})
+
+    def _here(self, path: str) -> str:
+        return str(Path(self.dirpath) / Path(path).name) if path else path
+
+
 class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc, unused-ignore]
     """Checkpoints that are whole or absent: written beside, flushed, renamed; read as plain tensors only."""
 
@@ -146,7 +159,7 @@ def fit(
     network = system.network(sizes)
     batches = system.batches(data, rank=rank, processes=training.processes)
     module = Fit(system, network, data, steps=training.epochs * len(batches))
-    best = ModelCheckpoint(
+    best = BestCheckpoint(
         folder, filename="best", monitor=system.monitor, mode="max", save_last=True, enable_version_counter=False
     )
     trainer = lightning.Trainer(
@@ -170,7 +183,7 @@ def fit(
         _keep_best(system, best, sizes, folder)
 
 
-def _keep_best(system: Trainable, best: ModelCheckpoint, sizes: Mapping[str, int], folder: Path) -> None:
+def _keep_best(system: Trainable, best: BestCheckpoint, sizes: Mapping[str, int], folder: Path) -> None:
     """Write the best epoch's weights and what is known about the training."""
     score = best.best_model_score
     if score is None or not torch.isfinite(score):

@@ -98,10 +98,10 @@ def test_a_refused_candidate_leaves_the_champion_and_rollback_withdraws(home: Pa
     second = dataclasses.replace(CONFIG, encoder=dataclasses.replace(CONFIG.encoder, tower=TowerConfig(dimension=12)))
     replaced = run(second).result()[0].version
     assert open_store().current("index", PRODUCT).version == replaced
-    assert mlflow_client().get_model_version_by_alias(PRODUCT, "champion").tags["version"] == replaced
+    assert mlflow_client().get_model_version_by_alias(f"{PRODUCT}-index", "champion").tags["version"] == replaced
 
     assert rollback_index(PRODUCT)[0].live == champion
-    assert mlflow_client().get_model_version_by_alias(PRODUCT, "champion").tags["version"] == champion
+    assert mlflow_client().get_model_version_by_alias(f"{PRODUCT}-index", "champion").tags["version"] == champion
     brought_back = run(second)
     assert brought_back.name == "Refused", "a schedule brought a withdrawn version back"
     assert "was rolled back" in str(brought_back.message)

@@ -2,6 +2,9 @@
 
 import gzip
 import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from infra.settings import settings
 def roots(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     inside = home / "inbox"
     inside.mkdir()
-    monkeypatch.setenv("HEADRACE_DATA_ROOTS", f"{inside}:s3://bucket/raw")
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", f"{inside};s3://bucket/raw;http://127.0.0.1:8443/pub")
     settings.cache_clear()
     return inside
 
@@ -43,9 +46,16 @@ def test_a_path_outside_the_data_roots_is_refused_even_through_a_link(roots: Pat
     [
         "s3://other/raw/x.csv",
         "s3://bucket/raw/../x.csv",
-        "http://127.0.0.1/x",
-        "file:///etc/passwd",
         "s3://bucket/rawer/x",
+        "http://127.0.0.1/x",
+        "http://127.0.0.1:8443/private/x",
+        "http://127.0.0.1:8443/pub/%2e%2e/private/x",
+        "http://127.0.0.1:8443/pub/%252e%252e/private/x",
+        "http://127.0.0.1:8443/pub/..",
+        "http://127.0.0.1:8443/pub/..%5cprivate",
+        "simplecache::s3://bucket/raw/x",
+        "s3://bucket/raw/x::file:///etc/passwd",
+        "file:///etc/passwd",
     ],
 )
 def test_a_url_outside_the_data_roots_is_refused(roots: Path, location: str) -> None:
@@ -53,8 +63,8 @@ def test_a_url_outside_the_data_roots_is_refused(roots: Path, location: str) -> 
         allowed(location)
 
 
-def test_a_url_prefix_survives_the_split_of_the_setting(roots: Path) -> None:
-    assert data_roots() == (str(roots), "s3://bucket/raw")
+def test_url_prefixes_may_have_ports(roots: Path) -> None:
+    assert data_roots() == (str(roots), "s3://bucket/raw", "http://127.0.0.1:8443/pub")
     assert allowed("s3://bucket/raw/x.csv") == "s3://bucket/raw/x.csv"
 
 
@@ -101,3 +111,57 @@ def test_without_a_mirror_the_origin_is_named(mirror: Path, monkeypatch: pytest.
     settings.cache_clear()
     with pytest.raises(CatalogueError, match="get it from here and name its parent folder in HEADRACE_MIRROR"):
         locate("catalogue:toy/a.csv.gz")
+
+
+@pytest.fixture
+def web(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """A server on loopback without any mark of its content; /pub/away redirects out."""
+    pages: dict[str, bytes] = {"/pub/a.csv": b"item\n1\n", "/private": b"secret"}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/pub/away":
+                self.send_response(302)
+                self.send_header("Location", "/private")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            body = pages.get(self.path)
+            self.send_response(200 if body is not None else 404)
+            self.send_header("Content-Length", str(len(body or b"")))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body or b"")
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", f"{address}/pub")
+    settings.cache_clear()
+    yield address, pages
+    server.shutdown()
+
+
+def test_a_url_is_copied_and_its_fingerprint_follows_its_content(web: tuple[str, dict[str, bytes]]) -> None:
+    address, pages = web
+    url = f"{address}/pub/a.csv"
+    assert locate(url).read_bytes() == b"item\n1\n"
+    before = fingerprint(url)
+    pages["/pub/a.csv"] = b"item\n2\n"
+    assert fingerprint(url) != before, "content of equal size was taken for the same"
+    assert locate(url).read_bytes() == b"item\n2\n"
+
+
+def test_a_redirect_out_of_the_data_roots_is_not_followed(web: tuple[str, dict[str, bytes]]) -> None:
+    with pytest.raises(CatalogueError, match="redirects to /private"):
+        locate(f"{web[0]}/pub/away")
+
+
+def test_a_url_that_does_not_exist_says_so(web: tuple[str, dict[str, bytes]]) -> None:
+    with pytest.raises(CatalogueError, match="cannot be reached"):
+        locate(f"{web[0]}/pub/nothing.csv")

@@ -119,6 +119,42 @@ def test_rollback_walks_back_through_history_and_then_says_that_it_ends(store: S
         store.rollback("index", "toy-line")
 
 
+def test_a_retried_rollback_rolls_back_once(store: Store) -> None:
+    refs = [write(store, seed) for seed in range(3)]
+    for ref in refs:
+        store.publish(ref, CERTIFICATE)
+    first = store.rollback("index", "toy-line", cause="flow run 1")
+    assert store.rollback("index", "toy-line", cause="flow run 1") == first
+    assert store.rollback("index", "toy-line", cause="flow run 2").version == refs[0].version
+
+
+def test_a_damaged_live_version_that_is_written_again_serves_again(store: Store) -> None:
+    ref = write(store, 1)
+    store.publish(ref, CERTIFICATE, run_id="r")
+    vectors = Path(ref.location, "vectors.npy")
+    flipped = bytearray(vectors.read_bytes())
+    flipped[-1] ^= 1
+    vectors.write_bytes(flipped)
+    assert not store.intact(ref)
+    assert not store.serves("index", "toy-line", ref.version)
+    assert write(store, 1) == ref
+    assert store.live(Index, "toy-line") == ref, "the healed version lost its seal"
+    assert store.serves("index", "toy-line", ref.version)
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", "A", "x'y", ".hidden"])
+def test_a_name_that_leads_out_of_the_store_is_refused(store: Store, name: str) -> None:
+    for attempt in (
+        lambda: store.rollback("index", name),
+        lambda: store.current("index", name),
+        lambda: store.manifest("index", name, "0" * 12),
+        lambda: store.write(Index, {"n": {"a": 1}}, manifest(name=name)),
+    ):
+        with pytest.raises(StoreError, match="product must be"):
+            attempt()
+    assert not list(Path(store.root).parent.rglob("evil"))
+
+
 def test_only_a_published_version_can_be_rolled_back_to(store: Store) -> None:
     published, candidate = write(store, 1), write(store, 2)
     store.publish(published, CERTIFICATE)

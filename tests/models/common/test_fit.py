@@ -89,6 +89,15 @@ def test_a_killed_training_goes_on_from_its_last_epoch_and_ends_with_the_same_bi
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_training_whose_folder_was_moved_still_knows_its_best_epoch(tmp_path: Path) -> None:
+    run(tmp_path / "before")
+    (tmp_path / "before").rename(tmp_path / "after")
+    before = (tmp_path / "after" / "weights.safetensors").read_bytes()
+    (tmp_path / "after" / "weights.safetensors").unlink()
+    assert run(tmp_path / "after") == []
+    assert (tmp_path / "after" / "weights.safetensors").read_bytes() == before
+
+
 def test_the_best_epoch_is_kept_not_the_last(tmp_path: Path) -> None:
     run(tmp_path)
     summary = json.loads((tmp_path / "training.json").read_text())
