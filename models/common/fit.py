@@ -21,6 +21,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from models.common.contracts import Batches, Payload, Trainable
 
 log = logging.getLogger("headrace.fit")
+VALIDATION = "validation_"
+"""Before the names of what is measured while training, so that nobody takes it for the held-out result."""
+
 WARM_UP = 0.05
 """Share of all steps over which the learning rate rises to its peak."""
 
@@ -59,7 +62,7 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
         with torch.no_grad():
             metrics = self._system.validate(self.network, self._data)
         self.network.train()
-        self.log_dict({key: float(value) for key, value in metrics.items()})
+        self.log_dict({f"{VALIDATION}{key}": float(value) for key, value in metrics.items()})
         if self.trainer.is_global_zero:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
             log.info("epoch %d of %d: %s", self.current_epoch + 1, self._system.training.epochs, shown)
@@ -160,7 +163,12 @@ def fit(
     batches = system.batches(data, rank=rank, processes=training.processes)
     module = Fit(system, network, data, steps=training.epochs * len(batches))
     best = BestCheckpoint(
-        folder, filename="best", monitor=system.monitor, mode="max", save_last=True, enable_version_counter=False
+        folder,
+        filename="best",
+        monitor=VALIDATION + system.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
     )
     trainer = lightning.Trainer(
         **lightning_arguments,
@@ -201,6 +209,6 @@ def _keep_best(system: Trainable, best: BestCheckpoint, sizes: Mapping[str, int]
         "epochs": system.training.epochs,
         "steps": int(checkpoint["global_step"]),
         "parameters": sum(value.numel() for value in weights.values()),
-        system.monitor: float(score),
+        f"best_{VALIDATION}{system.monitor}": float(score),
     }
     (folder / "training.json").write_text(json.dumps(summary, sort_keys=True))
