@@ -7,6 +7,7 @@ epoch follow from seed and epoch alone, and a checkpoint holds the network, the 
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,8 @@ def fit(
             f"batch_size {training.batch_size} does not split among {training.processes} processes; make it a multiple."
         )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists")  # resuming is what the folder is for
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # between Lightning and torch
     lightning.seed_everything(training.seed, verbose=False)
     sizes = dict(system.sizes(data))
     network = system.network(sizes)
