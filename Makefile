@@ -7,30 +7,34 @@ PRESET ?= tiny
 TORCH  ?= cpu
 
 BIN   := .venv/bin
-STAMP := .venv/.installed-$(TORCH)
+# Another torch or another Python is another installation.
+STAMP := .venv/.installed-$(TORCH)-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# Scripts in .venv/bin begin with an absolute path, which breaks when the folder moves or its name is long or has spaces.
+HEADRACE := $(BIN)/python -m infra.cli
 # A folder of wheels known to pip goes before the index of the torch project.
 WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_INDEX := $(if $(and $(WHEELS),$(filter cpu,$(TORCH))),,--index-url https://download.pytorch.org/whl/$(TORCH))
 
-.PHONY: run test check bench prove up down setup clean
+.PHONY: run test check bench prove up down setup
 
 run: setup
-	$(BIN)/headrace run --flow $(FLOW) --preset $(PRESET)
+	$(HEADRACE) run --flow $(FLOW) --preset $(PRESET)
 
 up: setup
-	$(BIN)/headrace up
+	$(HEADRACE) up
 
-down: setup
-	$(BIN)/headrace down
+# Without setup: stopping must not install anything.
+down:
+	@if [ -x $(BIN)/python ]; then $(HEADRACE) down; else echo "nothing is running: there is no .venv to run it from"; fi
 
 test: setup
 	$(BIN)/python -m pytest
 
 check: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 bench: setup
 	$(BIN)/python -m benchmarks
@@ -40,9 +44,12 @@ prove: setup
 
 setup: $(STAMP)
 
+# The old environment goes first, and before it the stack that runs from it: pip alone would keep the old torch.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet $(TORCH_INDEX) --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@rm -f .venv/.installed-*
+	@if [ -x $(BIN)/python ]; then $(HEADRACE) down >/dev/null 2>&1 || true; fi
+	@echo "installing torch ($(TORCH)) into .venv; takes some minutes"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet $(TORCH_INDEX) --constraint constraints.txt torch
+	@echo "installing headrace and what it needs into .venv; takes some minutes"
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@

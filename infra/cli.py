@@ -16,12 +16,16 @@ from infra.settings import settings
 app = typer.Typer(help="headrace: local stack and runs.", no_args_is_help=True, add_completion=False)
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 REFUSED = 3
+DEGRADED = 4
 
 
 @app.command()
 def up() -> None:
     """Start Prefect, MLflow and a worker on loopback, and deploy every flow."""
-    _ready()
+    try:
+        _ready(deploy_always=True)
+    except stack.StackError as error:
+        raise _failed(error) from error
 
 
 @app.command()
@@ -34,7 +38,7 @@ def down() -> None:
 @app.command()
 def env() -> None:
     """Print the environment that points a shell at the stack: `eval "$(headrace env)"`."""
-    wanted = ("HEADRACE_", "PREFECT_", "MLFLOW_")
+    wanted = ("HEADRACE_", "PREFECT_", "MLFLOW_", "NO_PROXY", "no_proxy")
     for name, value in sorted(stack.environment(stack.known()).items()):
         if name.startswith(wanted):
             print(f"export {name}={shlex.quote(value)}")
@@ -45,44 +49,67 @@ def run(
     flow: Annotated[str, typer.Option(help="Name of a flow in prefect.yaml.")] = "nightly",
     preset: Annotated[str, typer.Option(help="Deployment of it: tiny, small, paper, ...")] = "tiny",
 ) -> None:
-    """Trigger a deployment through the API, follow it, print what came of it; exits 3 when a product was refused."""
+    """Trigger a deployment through the API, follow it, print what came of it.
+
+    Exits 0 when every product was published or live already, 3 when one was refused, 4 when a monitoring run ended
+    Degraded, 1 when something broke.
+    """
     started = time.monotonic()
     try:
-        services = _ready()
-        from infra.follow import follow, outcomes_table  # after the environment: Prefect reads it when imported
+        services = _ready(deploy_always=False)
+        import httpx
 
-        outcomes = follow(f"{flow}/{preset}", console)
+        from infra.follow import follow, show  # after the environment: Prefect reads it when imported
+
+        followed = follow(f"{flow}/{preset}", console)
     except stack.StackError as error:
-        console.print(f"[bold red]failed[/]: {error}", markup=True)
-        raise typer.Exit(1) from error
-    console.print(outcomes_table(outcomes, services["mlflow"].url))
-    _close(outcomes, time.monotonic() - started)
+        raise _failed(error) from error
+    except httpx.HTTPError as error:
+        raise _failed(
+            f"lost Prefect at {services['prefect'].url} ({type(error).__name__}: {error}); "
+            f"see {stack.folder() / 'prefect.log'}, then run it again."
+        ) from error
+    if followed.outcomes:
+        show(followed, console)
+    _close(followed.state, followed.outcomes, time.monotonic() - started)
 
 
-def _ready() -> stack.Services:
+def _failed(error: stack.StackError | str) -> typer.Exit:
+    console.print("[bold red]failed[/]: ", end="")
+    console.print(str(error), markup=False, soft_wrap=True)  # a log may contain brackets
+    return typer.Exit(1)
+
+
+def _ready(*, deploy_always: bool) -> stack.Services:
     with console.status("starting Prefect and MLflow ..."):
-        services = stack.up()
-    console.print(f"Prefect {services['prefect'].url}   MLflow {services['mlflow'].url}")
+        services = stack.up(lambda sentence: console.print(sentence, soft_wrap=True))
+    environment = stack.environment(services)
+    console.print(f"Prefect {services['prefect'].url}   MLflow {environment['HEADRACE_TRACKING_URI']}", soft_wrap=True)
     with console.status("deploying the flows of prefect.yaml ..."):
-        stack.deploy(services)
-    os.environ.update(stack.environment(services))
+        stack.deploy(services, always=deploy_always)
+    os.environ.update(environment)
     settings.cache_clear()
     if "://" in settings().store_location or Path(settings().store_location).is_dir():
         from infra.registry import reconcile
         from infra.store import open_store
 
-        for sentence in reconcile(open_store()):
-            console.print(f"mended the registry: {sentence}")
+        try:
+            for sentence in reconcile(open_store()):
+                console.print(f"mended the registry: {sentence}")
+        except Exception as error:  # the mirror is not the truth: what is live serves without it
+            console.print(f"the registry could not be brought in line ({error}); the next start tries again.")
     return services
 
 
-def _close(outcomes: list[Any], seconds: float) -> None:
-    console.print(f"{len(outcomes)} product(s) in {seconds:.0f} s.")
+def _close(state: str, outcomes: list[Any], seconds: float) -> None:
+    console.print(f"{len(outcomes)} product(s) in {seconds:.0f} s." if outcomes else f"{state} in {seconds:.0f} s.")
     refused = [outcome for outcome in outcomes if outcome.status == "refused"]
     for outcome in refused:
         console.print(f"refused {outcome.product}@{outcome.version}: {outcome.reason}", style="yellow")
     if refused:
         raise typer.Exit(REFUSED)
+    if state == "Degraded":
+        raise typer.Exit(DEGRADED)
 
 
 if __name__ == "__main__":

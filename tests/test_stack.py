@@ -146,6 +146,29 @@ def test_a_schedule_fires_by_itself(stack: Stack) -> None:
 
 
 @pytest.mark.timeout(600)
+def test_what_a_killed_worker_leaves_behind_is_crashed_and_blocks_nobody(stack: Stack) -> None:
+    deployment = stack.call("GET", "/deployments/name/retrieval/tiny")
+    create = f"/deployments/{deployment['id']}/create_flow_run"
+    parameters = {"parameters": {"config": SMALL | {"data": SMALL["data"] | {"name": "stack-killed"}}}}
+    flow_run = stack.call("POST", create, parameters)
+    deadline = time.monotonic() + 200
+    while stack.call("GET", f"/flow_runs/{flow_run['id']}")["state_type"] != "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    before = stack.services()
+    worker = psutil.Process(before["worker"]["pid"])
+    for process in (worker, *worker.children(recursive=True)):  # first the worker, so that it reports nothing
+        process.kill()
+    assert stack.call("GET", f"/flow_runs/{flow_run['id']}")["state_type"] == "RUNNING"
+    done = stack.command("up")
+    assert done.returncode == 0, done.stdout
+    assert {name for name, service in stack.services().items() if service != before[name]} == {"worker"}
+    ended = stack.call("GET", f"/flow_runs/{flow_run['id']}")
+    assert (ended["state_name"], "worker" in ended["state"]["message"]) == ("Crashed", True)
+    again = stack.wait(stack.call("POST", create, parameters)["id"])
+    assert again["state_type"] == "COMPLETED", again["state"]["message"]
+
+
+@pytest.mark.timeout(600)
 def test_the_servers_logged_no_error(stack: Stack) -> None:
     for name in ("prefect", "mlflow"):
         lines = (stack.home / "stack" / f"{name}.log").read_text().splitlines()
