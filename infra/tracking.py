@@ -5,94 +5,110 @@ its run, and a flow whose tasks were all cached makes none. MLflow is imported w
 seconds that a cached flow does not pay.
 """
 
+import base64
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
+from infra import outbox
+from infra.outbox import Target, mlflow_client, server
 from infra.refs import Ref
 from infra.settings import PROJECT, settings
+
+__all__ = [
+    "Run",
+    "Target",
+    "adopt",
+    "artifact_url",
+    "git_commit",
+    "lightning_logger",
+    "mlflow_client",
+    "quiet",
+    "run_for",
+    "run_url",
+    "server",
+    "url_of",
+]
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 
 class Run:
-    """One MLflow run; writing the same thing twice leaves it as it was."""
+    """One MLflow run; writing the same thing twice leaves it as it was.
 
-    def __init__(self, client: "MlflowClient", run_id: str, experiment_id: str) -> None:
-        self.id = run_id
-        self._client = client
-        self._experiment_id = experiment_id
+    While MLflow does not answer, what is written waits in `infra.outbox` and nobody notices.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    @property
+    def id(self) -> str:
+        """MLflow's identifier; "" as long as MLflow was not there to give one."""
+        return self.target.run_id
 
     @property
     def url(self) -> str:
         """Where a person looks at the run; empty without a server."""
-        return run_url(self._experiment_id, self.id)
+        return url_of(self.id)
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """Log what a person compares runs by. A parameter never changes within a run."""
-        from mlflow.entities import Param
+        self._write("parameters", values={key: str(value) for key, value in values.items()})
 
-        known = self._client.get_run(self.id).data.params
-        new = [Param(key, str(value)) for key, value in values.items() if key not in known]
-        self._client.log_batch(self.id, params=new)
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Log final metrics."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.id, metrics=[Metric(key, float(value), now, 0) for key, value in values.items()])
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log metrics: final ones, or those of a training step."""
+        self._write("metrics", values={key: float(value) for key, value in values.items()}, time=_now(), step=step)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        from mlflow.entities import RunTag
-
-        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in values.items()])
+        self._write("tags", values=dict(values))
 
     def dataset(self, ref: Ref, context: str) -> None:
         """Name a dataset as the run's input, with its digest."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = json.dumps({"uri": ref.location})
-        dataset = Dataset(name=ref.name, digest=ref.version, source_type="local", source=source)
-        self._client.log_inputs(self.id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        self._write("dataset", name=ref.name, version=ref.version, location=ref.location, context=context)
 
     def text(self, path: str, content: str) -> None:
         """Log a small text file."""
-        self._client.log_text(self.id, content, path)
+        self._artifact(path, content.encode())
 
     def table(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log rows as a table that MLflow shows beside other runs'."""
         if rows:
             columns = {key: [row[key] for row in rows] for key in rows[0]}
-            with tempfile.TemporaryDirectory() as folder:  # log_table appends; a table of ours is written once
-                file = Path(folder) / Path(path).name
-                file.write_text(json.dumps({"columns": list(columns), "data": [list(row.values()) for row in rows]}))
-                self._client.log_artifact(self.id, str(file), str(Path(path).parent))
+            table = {"columns": list(columns), "data": [list(row.values()) for row in rows]}
+            self._artifact(path, json.dumps(table).encode())
 
     def image(self, path: str, png: bytes) -> None:
         """Log a figure."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / Path(path).name
-            file.write_bytes(png)
-            self._client.log_artifact(self.id, str(file), str(Path(path).parent))
+        self._artifact(path, png)
 
     def image_url(self, path: str) -> str:
         """Address of a logged figure; empty without a server."""
         return artifact_url(self.id, path)
+
+    def running(self) -> None:
+        """Say that work goes on."""
+        self._write("running")
+
+    def ended(self, status: str) -> None:
+        """Say that it is over: FINISHED or FAILED."""
+        self._write("ended", status=status, time=_now())
+
+    def _artifact(self, path: str, content: bytes) -> None:
+        self._write("artifact", path=path, content=base64.b64encode(content).decode())
+
+    def _write(self, operation: str, **arguments: Any) -> None:
+        run_id = outbox.write(self.target, operation, **arguments)
+        if run_id != self.target.run_id:
+            self.target = self.target.model_copy(update={"run_id": run_id or self.target.run_id})
 
 
 @contextlib.contextmanager
@@ -113,118 +129,90 @@ def run_for(
     Yields:
         The run.
     """
-    client = mlflow_client()
-    experiment_id = _experiment(client, experiment)
-    if not run_id:
-        run_id = _find_or_create(client, experiment_id, flow_run_id, name, tags or {})
-    client.update_run(run_id, status="RUNNING")
-    run = Run(client, run_id, experiment_id)
+    target = Target(
+        experiment=experiment,
+        flow_run_id=flow_run_id,
+        name=name,
+        tags={"git.commit": git_commit(), **(tags or {})},
+        run_id=run_id,
+    )
+    run = Run(target)
+    run.running()
     try:
         yield run
     except BaseException:
         with contextlib.suppress(Exception):  # the error inside matters more than one in saying so
-            client.set_terminated(run_id, "FAILED")
+            run.ended("FAILED")
         raise
-    client.set_terminated(run_id, "FINISHED")
+    run.ended("FINISHED")
 
 
-def mlflow_client() -> "MlflowClient":
-    """A client of the tracking server or file that settings name."""
-    from mlflow import MlflowClient
-
-    return MlflowClient(settings().tracking_location)
-
-
-def _find_or_create(
-    client: "MlflowClient", experiment_id: str, flow_run_id: str, name: str, tags: Mapping[str, str]
-) -> str:
-    lock = settings().home / "locks" / f"{flow_run_id}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as handle:  # two tasks of one flow may begin at once
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        known = client.search_runs([experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}'", max_results=1)
-        if known:
-            return str(known[0].info.run_id)
-        all_tags = {"prefect.flow_run_id": flow_run_id, "git.commit": git_commit(), **tags}
-        run = client.create_run(experiment_id, run_name=name, tags=all_tags)
-    lock.unlink(missing_ok=True)
-    return str(run.info.run_id)
-
-
-def _experiment(client: "MlflowClient", name: str) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    location = None if _server() else str(settings().home.resolve() / "mlflow" / "artifacts" / name)
-    try:
-        return str(
-            client.create_experiment(
-                name, artifact_location=location, tags={"mlflow.experimentKind": "custom_model_development"}
-            )
-        )
-    except MlflowException:  # another process was faster
-        return str(client.get_experiment_by_name(name).experiment_id)
-
-
-def lightning_logger(run_id: str, experiment: str) -> Any:
+def lightning_logger(target: Target) -> Any:
     """A Lightning logger that writes into a known run; only rank zero writes."""
-    from lightning.pytorch.loggers import MLFlowLogger
+    from lightning.pytorch.loggers import Logger
+    from lightning.pytorch.utilities import rank_zero_only
 
-    return MLFlowLogger(experiment_name=experiment, tracking_uri=settings().tracking_location, run_id=run_id)
+    class RunLogger(Logger):  # type: ignore[misc, unused-ignore]
+        """Not Lightning's own MLflow logger: that one fails the training when MLflow is away."""
+
+        name, version = target.experiment, target.run_id
+        run = Run(target)
+
+        @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            self.run.metrics(metrics, step or 0)
+
+        @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
+        def log_hyperparams(self, *_: Any, **__: Any) -> None:
+            """What is compared was logged by the task."""
+
+    return RunLogger()
 
 
 def run_url(experiment_id: str, run_id: str) -> str:
     """Page of a run; empty without a server."""
-    server = _server()
-    return f"{server}/#/experiments/{experiment_id}/runs/{run_id}" if server and run_id else ""
+    return f"{server()}/#/experiments/{experiment_id}/runs/{run_id}" if server() and run_id else ""
 
 
 def artifact_url(run_id: str, path: str) -> str:
     """Address of a file of a run; empty without a run, a path or a server."""
-    server = _server()
-    return f"{server}/get-artifact?path={quote(path)}&run_uuid={run_id}" if server and run_id and path else ""
+    return f"{server()}/get-artifact?path={quote(path)}&run_uuid={run_id}" if server() and run_id and path else ""
 
 
 def url_of(run_id: str) -> str:
     """Page of a run whose experiment is not at hand; empty without a run or a server."""
-    if not run_id:
+    if not run_id or not server():
         return ""
-    from mlflow.exceptions import MlflowException
-
     try:
         return run_url(str(mlflow_client().get_run(run_id).info.experiment_id), run_id)
-    except MlflowException:  # the run was deleted, or the server is another one now
+    except Exception:  # the run was deleted, the server is another one now, or it is away: a link is not worth a run
         return ""
 
 
-def adopt(run_id: str, flow_run_id: str) -> bool:
+def adopt(run_id: str, flow_run_id: str, experiment: str) -> bool:
     """Let a flow run continue the MLflow run that another flow run began and did not finish.
 
     Args:
         run_id: the MLflow run.
         flow_run_id: who continues it.
+        experiment: the system.
 
     Returns:
-        Whether the run exists; if not, a new one is to be begun.
+        Whether the run exists, as far as is known; if not, a new one is to be begun.
     """
     from mlflow.exceptions import MlflowException
 
+    target = Target(experiment=experiment, flow_run_id=flow_run_id, name=run_id, run_id=run_id)
     try:
-        mlflow_client().set_tag(run_id, "prefect.flow_run_id", flow_run_id)
+        outbox.write(target, "tags", values={"prefect.flow_run_id": flow_run_id})
     except MlflowException:
         return False
     return True
 
 
-def _server() -> str:
-    """Address of the server without a user's name or password; empty when tracking goes to a file."""
-    location = settings().tracking_location
-    if not location.startswith(("http://", "https://")):
-        return ""
-    parts = urlsplit(location)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+def _now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 @lru_cache(maxsize=1)
