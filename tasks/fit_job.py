@@ -24,7 +24,7 @@ def run(job: dict[str, Any]) -> None:
     """Train what a job describes, as one process of one or several.
 
     Args:
-        job: configuration class and values, dataset reference, folder for checkpoints, experiment and MLflow run.
+        job: configuration class and values, dataset reference, folder for checkpoints, MLflow run.
     """
     tracking.quiet()
     die_with_parent()
@@ -34,7 +34,7 @@ def run(job: dict[str, Any]) -> None:
         open_store().open(Dataset(**job["data"])),
         Path(job["folder"]),
         lightning_arguments=lightning_arguments(config.training.accelerator, config.training.processes),
-        logger=tracking.lightning_logger(job["run_id"], job["experiment"]),
+        logger=tracking.lightning_logger(tracking.Target(**job["run"])),
         rank=int(os.environ.get("RANK", "0")),
     )
 

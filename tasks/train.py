@@ -47,15 +47,14 @@ def train(config: Trainable, data: Dataset) -> Model:
     """
     flow_run, store = this_flow_run(), open_store()
     folder = settings().scratch / "training" / cache_key(train.fn, {"config": config, "data": data})[:32]
-    with _alone(folder), tracked(config, data, flow_run, "training", run_id=_begun(folder, flow_run.id)) as run:
+    with _alone(folder), tracked(config, data, flow_run, "training", run_id=_begun(config, folder, flow_run.id)) as run:
         (folder / "run_id").write_text(run.id)
         job = {
             "configuration_class": class_path(config),
             "configuration": describe_configuration(config),
             "data": data.model_dump(),
             "folder": str(folder),
-            "experiment": system_of(config),
-            "run_id": run.id,
+            "run": run.target.model_dump(),
         }
         if config.training.processes == 1:
             from tasks import fit_job  # Lightning takes seconds to import, and a cached task needs none of it
@@ -83,11 +82,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begun(folder: Path, flow_run_id: str) -> str:
+def _begun(config: Trainable, folder: Path, flow_run_id: str) -> str:
     """The MLflow run of a training that was killed, handed over to this flow run; "" when there is none."""
     note = folder / "run_id"
     run_id = note.read_text() if note.exists() else ""
-    return run_id if run_id and tracking.adopt(run_id, flow_run_id) else ""
+    return run_id if run_id and tracking.adopt(run_id, flow_run_id, system_of(config)) else ""
 
 
 def network_of(store: Store, model: Model | None) -> torch.nn.Module | None:

@@ -6,12 +6,15 @@ back; they never learn which system they serve.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
+from models.common.certificate import Certificate
 from models.common.configuration import check, setting
+from models.common.examination import Examination
 from models.common.judgement import Judgement
 
 Payload = Mapping[str, Any]
@@ -21,6 +24,10 @@ Payload = Mapping[str, Any]
 
 class InputError(ValueError):
     """Raw input that cannot be used; the message names the file, the column, the row, and the remedy."""
+
+
+class AwaitedError(InputError):
+    """Raw input that is not there yet; a later run may find it."""
 
 
 class Comparable(Protocol):
@@ -44,6 +51,56 @@ class Curatable(Protocol):
         """Validate and arrange the raw files; raises `InputError`."""
 
 
+class CuratableDay(Curatable, Protocol):
+    """A configuration of one day of raw input: its sources are that day's files."""
+
+    def prepare(self, files: Mapping[str, Path]) -> Payload:
+        """Validate the files; the part `about` says at least how many `rows` there are.
+
+        Raises `InputError`, and `AwaitedError` for a day that has not come yet.
+        """
+
+    def certify(self, payload: Payload, files: Mapping[str, Path]) -> Certificate:
+        """What holds about a prepared day, found in its files by other code than that of `prepare`."""
+
+
+class Dated(Curatable, Protocol):
+    """A configuration whose raw input arrives day by day; its `sources` are the files that all days share."""
+
+    def day(self, date: date) -> CuratableDay:
+        """One day; its name is that of the data, a hyphen and the date as in 2024-05-17. Raises `InputError`."""
+
+    def assemble(self, days: Mapping[str, Payload], files: Mapping[str, Path]) -> Payload:
+        """The dataset of all given days, by their dates; raises `InputError`.
+
+        It is what `prepare` makes of one file with the same rows, in whatever order the days are given.
+        """
+
+
+class Examinable(Protocol):
+    """The whole configuration of a flow that can be run on somebody's own table."""
+
+    def examine(
+        self,
+        table: tuple[str, Path],
+        others: Mapping[str, tuple[str, Path]],
+        chosen: Mapping[str, str],
+        *,
+        moment: float,
+    ) -> Examination:
+        """Look at tables as a run would read them; nothing is stored.
+
+        Args:
+            table: location as in parameters, and path, of the main table.
+            others: the same of the tables beside it, by the system's names.
+            chosen: what is not to be guessed: a role or setting to a column or value.
+            moment: now, in seconds since 1970.
+
+        Raises:
+            ValueError: a name in `others` or `chosen` is unknown, or a value is wrong.
+        """
+
+
 class Batches(Protocol):
     """Batches of one epoch after another; the order depends on seed and epoch alone."""
 
@@ -63,6 +120,13 @@ class TrainingConfig:
     learning_rate: float = setting(3e-3, "Learning rate", "Peak step size of AdamW, above 0 to 1.", gt=0, le=1)
     weight_decay: float = setting(1e-4, "Weight decay", "Decoupled decay per step size, 0 to 1.", ge=0, le=1)
     seed: int = setting(0, "Seed", "Start of every random stream, 0 to 2147483647.", ge=0, le=2147483647)
+    checkpoint_minutes: float = setting(
+        10.0,
+        "Checkpoint interval",
+        "Minutes between checkpoints within an epoch, 0 to 1440; 0: only at the end of every epoch.",
+        ge=0,
+        le=1440,
+    )
     processes: int = setting(
         1, "Processes", "Data-parallel processes, 1 to 64; above 1 runs under torchrun.", ge=1, le=64
     )

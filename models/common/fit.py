@@ -1,15 +1,21 @@
 """The one training loop of the house: Lightning around any `Trainable`.
 
-On a CPU a run that was killed and resumed ends with the same bits as one that was not: batches and random draws of an
-epoch follow from seed and epoch alone, and a checkpoint holds the network, the optimizer and its schedule.
+On a CPU a run that was killed and resumed ends with the same bits as one that was not: the batches of an epoch follow
+from seed and epoch alone, and a checkpoint, at the end of an epoch or within it, holds the network, the optimizer, its
+schedule and the state of the random stream.
 """
 
 import json
 import logging
 import os
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning
@@ -45,20 +51,42 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
         self._system = system
         self._data = data
         self._steps = steps
+        self._losses = torch.zeros((), dtype=torch.float64)
+        self._resumed: torch.Tensor | None = None
 
-    def on_train_epoch_start(self) -> None:
-        """Let the epoch's random stream follow from seed, epoch and process, so that a resumed epoch draws the same."""
-        stream = np.random.SeedSequence((self._system.training.seed, self.current_epoch, self.global_rank))
-        torch.manual_seed(int(stream.generate_state(1)[0]))
+    def on_train_batch_start(self, _batch: Any, _index: int) -> None:
+        """Let the random stream of an epoch follow from seed, epoch and process, or go on where it was in mid-epoch."""
+        if self._resumed is not None:
+            torch.set_rng_state(self._resumed[self.global_rank])
+            self._resumed = None
+        elif self.global_step % (self._steps // self._system.training.epochs) == 0:
+            stream = np.random.SeedSequence((self._system.training.seed, self.current_epoch, self.global_rank))
+            torch.manual_seed(int(stream.generate_state(1)[0]))
+            self._losses.zero_()
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
         """One batch's loss."""
         loss = self._system.loss(self.network, batch)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=self._system.training.batch_size)
+        self._losses += loss.detach().cpu()
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed epoch draws from and what it has learned so far."""
+        checkpoint["headrace"] = {
+            "random": _of_all_processes(torch.get_rng_state()),
+            "losses": self._losses,
+            "within": self.global_step % (self._steps // self._system.training.epochs) != 0,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it up again."""
+        kept = checkpoint["headrace"]
+        self._resumed = kept["random"] if kept["within"] else None
+        self._losses = kept["losses"]
 
     def on_train_epoch_end(self) -> None:
         """Judge the epoch on validation data; every process computes the same numbers."""
+        self.log("train_loss", float(self._losses) * self._system.training.epochs / self._steps)
         self.network.eval()
         with torch.no_grad():
             metrics = self._system.validate(self.network, self._data)
@@ -90,7 +118,8 @@ class EpochLoader:
         self._module = module
 
     def __iter__(self) -> Iterator[Any]:
-        return self._batches.epoch(self._module.global_step // len(self._batches))
+        epoch, done = divmod(self._module.global_step, len(self._batches))
+        return islice(self._batches.epoch(epoch), done, None)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -107,6 +136,76 @@ class BestCheckpoint(ModelCheckpoint):  # type: ignore[misc, unused-ignore]
 
     def _here(self, path: str) -> str:
         return str(Path(self.dirpath) / Path(path).name) if path else path
+
+
+class Intermission(lightning.Callback):  # type: ignore[misc, unused-ignore]
+    """Writes a checkpoint every few minutes within an epoch, and one more when the process is asked to end.
+
+    A SIGTERM waits until the step is done: an optimizer stopped within a step would leave nothing to resume from. Then
+    whoever listened before hears it.
+
+    Args:
+        file: the checkpoint to resume from.
+        seconds: between two checkpoints; 0 for none but the last.
+    """
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        self._file = file
+        self._seconds = seconds
+        self._written = time.monotonic()
+        self._asked = False
+        self._before = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, *_: Any) -> None:
+        """Listen in place of Lightning, whose own handler would speak to the other processes from within a step.
+
+        Python lets only the main thread do that; elsewhere the checkpoints of the clock must do.
+        """
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Write, and end, if it is time to."""
+        due = self._seconds > 0 and time.monotonic() - self._written >= self._seconds
+        decide = trainer.strategy.reduce_boolean_decision
+        asked = decide(self._asked, all=False)  # the processes get their signals at different moments, and stop at one
+        if not asked and not decide(due, all=False):
+            return
+        trainer.save_checkpoint(self._file)
+        self._written = time.monotonic()
+        if asked:
+            log.warning("asked to end: a checkpoint of step %d is written, the next run goes on", trainer.global_step)
+            self._end()
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """The epoch writes its own."""
+        self._written = time.monotonic()
+
+    def over(self) -> None:
+        """Hand the signal back; one that came after the last step is passed on."""
+        if signal.getsignal(signal.SIGTERM) == self._ask:
+            signal.signal(signal.SIGTERM, self._before)
+        if self._asked:
+            self._end()
+
+    def _ask(self, _signal: int, _frame: FrameType | None) -> None:
+        self._asked = True
+
+    def _end(self) -> None:
+        self._asked = False
+        signal.signal(signal.SIGTERM, self._before)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the signal arrives within this; whoever listened raises or ends the process
+        raise SystemExit(128 + signal.SIGTERM)
+
+
+def _of_all_processes(state: torch.Tensor) -> torch.Tensor:
+    """The random states of all data-parallel processes, one to a row; checkpoints are written by the first alone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return state[None]
+    states: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(states, state)
+    return torch.stack(states)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):  # type: ignore[misc, unused-ignore]
@@ -159,6 +258,7 @@ def fit(
         )
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists")  # resuming is what the folder is for
+    warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before")  # EpochLoader can
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # between Lightning and torch
     lightning.seed_everything(training.seed, verbose=False)
     sizes = dict(system.sizes(data))
@@ -173,10 +273,12 @@ def fit(
         save_last=True,
         enable_version_counter=False,
     )
+    last = folder / "last.ckpt"
+    intermission = Intermission(last, 60 * training.checkpoint_minutes)
     trainer = lightning.Trainer(
         **lightning_arguments,
         max_epochs=training.epochs,
-        callbacks=[best],
+        callbacks=[best, intermission],
         plugins=[AtomicCheckpoints()],
         logger=logger,
         log_every_n_steps=1,  # one point an epoch is logged; this only keeps Lightning from warning about short epochs
@@ -188,8 +290,10 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    last = folder / "last.ckpt"
-    trainer.fit(module, EpochLoader(batches, module), ckpt_path=last if last.exists() else None, weights_only=True)
+    try:
+        trainer.fit(module, EpochLoader(batches, module), ckpt_path=last if last.exists() else None, weights_only=True)
+    finally:
+        intermission.over()
     if trainer.is_global_zero:
         _keep_best(system, best, sizes, folder)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,9 @@ import torch
 from models.common.configuration import setting
 from models.common.contracts import Payload, TrainingConfig
 from models.common.fit import fit
+
+STEPS: list[int] = []
+"""Steps that this process made."""
 
 CPU = {"accelerator": "cpu", "devices": 1}
 
@@ -41,6 +45,8 @@ class Dropping:
     training: TrainingConfig = setting(lambda: TrainingConfig(epochs=6, batch_size=8), "Training", "How.")
     die_at: int = setting(-1, "Die at", "Epoch in which the process kills itself.")
     diverge: bool = setting(False, "Diverge", "Lose the way.")
+    die_in_step: int = setting(-1, "Die in step", "Step in which the process sends itself a signal.")
+    by: int = setting(9, "Signal", "Which one.")
 
     monitor = "score"
 
@@ -54,6 +60,9 @@ class Dropping:
         return Noisy(self.training.batch_size)
 
     def loss(self, network: torch.nn.Module, batch: Any) -> torch.Tensor:
+        STEPS.append(len(STEPS))
+        if len(STEPS) - 1 == self.die_in_step:
+            os.kill(os.getpid(), self.by)
         return (network(batch)[:, 0] - batch.sum(dim=1)).square().mean() * (torch.nan if self.diverge else 1)
 
     def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
@@ -87,6 +96,58 @@ def test_a_killed_training_goes_on_from_its_last_epoch_and_ends_with_the_same_bi
     assert len(epochs) == 6 - die_at, "more than one epoch was lost, or a finished one repeated"
     for name in ("weights.safetensors", "training.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("step", "by", "again"),
+    [
+        (3, signal.SIGKILL, 34),  # in the first epoch of six steps: its checkpoint of every step is one step old
+        (14, signal.SIGKILL, 23),
+        (8, signal.SIGTERM, 28),  # the step is finished, and nothing is lost
+        (17, signal.SIGTERM, 19),  # the last step of an epoch
+    ],
+)
+def test_a_training_ended_within_an_epoch_loses_no_more_than_a_checkpoint_interval(
+    tmp_path: Path, step: int, by: int, again: int
+) -> None:
+    run(tmp_path / "whole")
+    often = TrainingConfig(epochs=6, batch_size=8, checkpoint_minutes=1e-9 if by == signal.SIGKILL else 10)
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), "
+        f"Dropping(die_in_step={step}, by={int(by)}, training={often!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == -by, done.stderr
+    STEPS.clear()
+
+    run(tmp_path / "killed", Dropping(training=often))
+
+    assert len(STEPS) == again - 1, "steps that a checkpoint held were made again, or some were left out"
+    for name in ("weights.safetensors", "training.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_who_listened_to_the_signal_before_hears_it_after_the_checkpoint(tmp_path: Path) -> None:
+    heard: list[int] = []
+
+    class Asked(BaseException):
+        pass
+
+    def listen(number: int, _frame: Any) -> None:
+        heard.append(number)
+        raise Asked
+
+    before = signal.signal(signal.SIGTERM, listen)
+    try:
+        STEPS.clear()
+        with pytest.raises(Asked):
+            run(tmp_path, Dropping(die_in_step=8, by=signal.SIGTERM))
+        assert signal.getsignal(signal.SIGTERM) is listen
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 9
 
 
 def test_a_training_whose_folder_was_moved_still_knows_its_best_epoch(tmp_path: Path) -> None:
