@@ -8,15 +8,28 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from infra import stack
+from infra import stack, terminal
+from infra.backup import backup, restore_command
+from infra.check_data import check_data
+from infra.doctor import doctor
+from infra.migrations import migrate
+from infra.pinning import pin, pins, unpin
 from infra.settings import settings
 
 app = typer.Typer(help="headrace: local stack and runs.", no_args_is_help=True, add_completion=False)
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+console = terminal.console()
 REFUSED = 3
 DEGRADED = 4
+
+app.command("check-data")(check_data)
+app.command()(doctor)
+app.command()(pin)
+app.command()(unpin)
+app.command()(pins)
+app.command()(backup)
+app.command("restore")(restore_command)
+app.command()(migrate)
 
 
 @app.command()
@@ -25,7 +38,7 @@ def up() -> None:
     try:
         _ready(deploy_always=True)
     except stack.StackError as error:
-        raise _failed(error) from error
+        raise terminal.failed(console, error) from error
 
 
 @app.command()
@@ -36,12 +49,30 @@ def down() -> None:
 
 
 @app.command()
+def serve(
+    service: Annotated[str, typer.Argument(help="prefect, prefect-api, prefect-services, mlflow or worker")],
+) -> None:
+    """Become one service, in the foreground, as a container wants it; a worker deploys every flow first."""
+    known = ("prefect", "prefect-api", "prefect-services", "mlflow", "worker")
+    if service not in known:
+        raise terminal.failed(console, f"there is no service {service!r}; there are {', '.join(known)}.")
+    try:
+        command, environment = stack.foreground(service)
+    except stack.StackError as error:
+        raise terminal.failed(console, error) from error
+    sys.stdout.flush()
+    os.execve(command[0], command, environment)  # noqa: S606 - a list of words; signals reach the service itself
+
+
+@app.command()
 def env() -> None:
-    """Print the environment that points a shell at the stack: `eval "$(headrace env)"`."""
+    """Print the environment that points a shell at the stack: `eval "$(headrace env)"`. A terminal sees no password."""
     wanted = ("HEADRACE_", "PREFECT_", "MLFLOW_", "NO_PROXY", "no_proxy")
     for name, value in sorted(stack.environment(stack.known()).items()):
         if name.startswith(wanted):
-            print(f"export {name}={shlex.quote(value)}")
+            secret = name.endswith(("_AUTH_STRING", "_PASSWORD", "_KEY", "_TOKEN", "_URL")) and "://" not in value
+            hidden = sys.stdout.isatty() and (secret or "@" in value)
+            print(f"# export {name}=... (not shown)" if hidden else f"export {name}={shlex.quote(value)}")
 
 
 @app.command()
@@ -63,21 +94,16 @@ def run(
 
         followed = follow(f"{flow}/{preset}", console)
     except stack.StackError as error:
-        raise _failed(error) from error
+        raise terminal.failed(console, error) from error
     except httpx.HTTPError as error:
-        raise _failed(
+        raise terminal.failed(
+            console,
             f"lost Prefect at {services['prefect'].url} ({type(error).__name__}: {error}); "
-            f"see {stack.folder() / 'prefect.log'}, then run it again."
+            f"see {stack.folder() / 'prefect.log'}, then run it again.",
         ) from error
     if followed.outcomes:
         show(followed, console)
     _close(followed.state, followed.outcomes, time.monotonic() - started)
-
-
-def _failed(error: stack.StackError | str) -> typer.Exit:
-    console.print("[bold red]failed[/]: ", end="")
-    console.print(str(error), markup=False, soft_wrap=True)  # a log may contain brackets
-    return typer.Exit(1)
 
 
 def _ready(*, deploy_always: bool) -> stack.Services:
@@ -90,11 +116,11 @@ def _ready(*, deploy_always: bool) -> stack.Services:
     os.environ.update(environment)
     settings.cache_clear()
     if "://" in settings().store_location or Path(settings().store_location).is_dir():
-        from infra.registry import reconcile
+        from infra.registry import catch_up
         from infra.store import open_store
 
         try:
-            for sentence in reconcile(open_store()):
+            for sentence in catch_up(open_store()):
                 console.print(f"mended the registry: {sentence}")
         except Exception as error:  # the mirror is not the truth: what is live serves without it
             console.print(f"the registry could not be brought in line ({error}); the next start tries again.")

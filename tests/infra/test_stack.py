@@ -1,5 +1,6 @@
 """The stack's own bookkeeping, with small listeners in place of the servers."""
 
+import importlib
 import io
 import os
 import signal
@@ -79,8 +80,8 @@ def test_up_twice_is_up_once_and_down_leaves_nothing(fake: Path) -> None:
     first = stack.up(quiet)
     assert stack.up(quiet) == first == stack.known()
     assert len(bearers("prefect")) == 3
-    assert stack.down() == ["worker", "mlflow", "prefect"]
-    assert [bearers(name) for name in first] == [[], [], []]
+    assert stack.down() == ["keeper", "worker", "mlflow", "prefect"]
+    assert not any(bearers(name) for name in first)
     assert stack.down() == []
 
 
@@ -99,8 +100,8 @@ def test_down_ends_what_a_killed_leader_left_behind_even_without_a_record(fake: 
     for service in services.values():
         kill(service)
     (stack.folder() / "stack.json").unlink()
-    assert stack.down() == ["mlflow", "prefect"]  # the worker had no children
-    assert [bearers(name) for name in services] == [[], [], []]
+    assert stack.down() == ["mlflow", "prefect"]  # worker and keeper had no children
+    assert not any(bearers(name) for name in services)
 
 
 def test_a_member_of_the_session_is_found_without_the_mark(fake: Path) -> None:
@@ -125,12 +126,12 @@ def test_a_set_clock_does_not_make_a_service_a_stranger() -> None:
     assert mine.alive()
 
 
-def test_other_settings_restart_an_idle_worker_and_it_alone(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_settings_restart_an_idle_worker_and_no_server(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = stack.up(quiet)
     monkeypatch.setenv("HEADRACE_MIRROR", "mirror")
     settings.cache_clear()
     after = stack.up(quiet)
-    assert changed(before, after) == {"worker"}
+    assert changed(before, after) == {"worker", "keeper"}  # the keeper would start the next worker with the old ones
     environment = psutil.Process(after["worker"].pid).environ()
     assert environment["HEADRACE_MIRROR"] == str(Path("mirror").resolve())
     assert stack.up(quiet) == after
@@ -142,9 +143,54 @@ def test_a_busy_worker_keeps_its_settings_and_says_so(fake: Path, monkeypatch: p
     monkeypatch.setattr(stack, "_executes", lambda _: True)
     monkeypatch.setenv("HEADRACE_MIRROR", "/mirror")
     settings.cache_clear()
-    assert stack.up(said.append) == before
+    assert changed(before, stack.up(said.append)) == {"keeper"}
     assert len(said) == 1
     assert "keeps the settings" in said[0]
+
+
+def test_a_keeper_whose_server_came_back_elsewhere_does_not_end_itself(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.folder().mkdir(parents=True)
+    record = {stack.KEEPER: Service(pid=os.getpid(), created=0, digest="before")}
+    monkeypatch.setenv("HEADRACE_TRACKING_URI", "http://127.0.0.1:5000")
+    monkeypatch.setattr(stack, "environment", lambda _: {"HEADRACE_TRACKING_URI": "http://127.0.0.1:5001"})
+    monkeypatch.setattr(stack, "_end", lambda *_: pytest.fail("it would end itself"))
+    stack._start_keeper(record, "after")
+    assert stack.known()[stack.KEEPER].digest not in ("", "before")
+    assert settings().tracking_uri == "http://127.0.0.1:5001"
+
+
+def test_a_keeper_of_another_database_is_replaced_before_it_leads_the_servers_back(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stack.up(quiet)
+    monkeypatch.setenv("HEADRACE_MLFLOW_ARTIFACTS", str(fake / "elsewhere"))
+    settings.cache_clear()
+    assert {"mlflow", stack.KEEPER} <= changed(before, stack.up(quiet))
+    again = stack.known()
+    assert changed(again, stack.up(quiet)) == set()
+
+
+def test_a_damaged_record_is_an_error_by_name_and_no_reason_not_to_end_the_stack(fake: Path) -> None:
+    stack.up(quiet)
+    (stack.folder() / "stack.json").write_text("")
+    with pytest.raises(StackError, match=r"stack\.json cannot be read"):
+        stack.known()
+    stack.down()
+    assert not any(bearers(name) for name in (*stack.SERVERS, "worker", stack.KEEPER))
+
+
+def test_leases_of_slots_outlive_a_restart_of_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose lease is forgotten ends itself within minutes; with Redis they are there."""
+    values = stack._server_environment("prefect", "http://127.0.0.1:1")
+    assert importlib.import_module(values["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]).ConcurrencyLeaseStorage
+    assert "memory" not in values["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]
+    assert float(values["PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION"]) / 4 >= 300
+    monkeypatch.setenv("HEADRACE_REDIS_URL", "redis://127.0.0.1:6379/0")
+    settings.cache_clear()
+    values = stack._server_environment("prefect", "http://127.0.0.1:1")
+    assert values["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] == "prefect_redis.lease_storage"
 
 
 def test_children_make_a_worker_busy() -> None:
@@ -232,8 +278,8 @@ def test_flows_are_deployed_again_only_when_something_changed(home: Path, monkey
     calls: list[int] = []
     code = 0
 
-    def deploy(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
-        calls.append(1)
+    def deploy(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        calls.extend([1] if "deploy" in command else [])  # the automations follow
         return subprocess.CompletedProcess([], code, "words", "")
 
     stack.folder().mkdir(parents=True)
@@ -263,14 +309,16 @@ def test_dead_runs_and_what_they_started_are_crashed_and_no_others(prefect_serve
     def night() -> None: ...
 
     with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name=stack.POOL, type="process"))
+        client.create_work_pool(WorkPoolCreate(name=stack.POOL, type="process"), overwrite=True)
+
+        prefect = Service(pid=1, created=0, port=int(prefect_server.split(":")[2].split("/")[0]))
+        stack.crash_dead_runs(prefect, "left by other tests")
 
         def run(state: Any, pool: str | None = stack.POOL) -> Any:
             return client.create_flow_run(night, state=state, work_pool_name=pool).id
 
         dead = [run(Running()), run(Pending())]
         others = [run(Running(), None), run(Completed())]
-        prefect = Service(pid=1, created=0, port=int(prefect_server.split(":")[2].split("/")[0]))
         assert set(stack.crash_dead_runs(prefect, "the worker died")) == {str(one) for one in dead}
         for one in dead:
             state = client.read_flow_run(one).state
