@@ -4,12 +4,14 @@ from prefect import flow
 
 from infra.provenance import dated
 from infra.refs import Outcome
-from models.feed.retrieval.config import RetrievalConfig, tiny
+from models.common.days import DaysConfig
+from models.feed.retrieval.config import RetrievalConfig, tiny, tiny_by_day
 from tasks.curate import curate
 from tasks.evaluate import evaluate
 from tasks.index import build_index
+from tasks.ingest import assemble, ingest
 from tasks.monitor import condition, watch
-from tasks.publish import publish, rollback, verdict
+from tasks.publish import champion, data_behind, publish, rollback, verdict
 from tasks.train import train
 
 
@@ -22,6 +24,35 @@ def rebuild_index(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B
     """
     data = curate(config.data)
     encoder = train(config.encoder, data) if config.trains else None
+    index = build_index(config.index, data, encoder)
+    report = evaluate(config, index, data, encoder)
+    return verdict(publish(index, report, config.gate))
+
+
+@flow(
+    name="retrieval-encoder", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json"
+)
+def train_encoder(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B008
+    """Train the two towers, judge them on held-out choices, and publish them; a rebuild of the index follows by itself.
+
+    Args:
+        config: Data, encoder, judgement and gate; of the index only the filterable attributes are read.
+    """
+    data = curate(config.data)
+    encoder = train(config.encoder, data)
+    report = evaluate(config, encoder, data)
+    return verdict(publish(encoder, report, config.gate))
+
+
+@flow(name="retrieval-follow", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json")
+def follow_encoder(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B008
+    """Build, certify and publish the index of the live encoder; starts by itself when an encoder goes live.
+
+    Args:
+        config: The index and how it is judged; its data's name says which encoder.
+    """
+    encoder = champion("model", config.data)
+    data = data_behind(encoder)
     index = build_index(config.index, data, encoder)
     report = evaluate(config, index, data, encoder)
     return verdict(publish(index, report, config.gate))
@@ -48,3 +79,20 @@ def rollback_index(product: str = "retrieval-generated", version: str = "") -> l
         version: Version to return to, twelve hexadecimal digits; empty means the one that was live before.
     """
     return verdict(rollback("index", product, version))
+
+
+@flow(
+    name="retrieval-backfill", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json"
+)
+def backfill_index(config: RetrievalConfig = tiny_by_day(), days: DaysConfig = DaysConfig()) -> list[Outcome]:  # noqa: B008
+    """Take in the days of a range that are new or revised, and rebuild the index over all known days if any were.
+
+    Args:
+        config: Everything about one index; its data come day by day: generated, or a table with {date} in its location.
+        days: Which days to look at, and how many the index is made from.
+    """
+    data = assemble(config.data, ingest(config.data, days))
+    encoder = train(config.encoder, data)
+    index = build_index(config.index, data, encoder)
+    report = evaluate(config, index, data, encoder)
+    return verdict(publish(index, report, config.gate))

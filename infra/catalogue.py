@@ -8,12 +8,15 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import socket
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 import pooch
@@ -118,21 +121,70 @@ def allowed(location: str) -> str:
     """The location with links resolved, if it lies under one of the data roots.
 
     Raises:
-        CatalogueError: it does not.
+        CatalogueError: it does not, or has a user's name or password in it.
     """
     roots = data_roots()
     if "://" in location:
+        if "@" in location.partition("://")[2].partition("/")[0]:
+            raise CatalogueError(
+                f"{_plain(location)!r} was given with a user or password, which everybody would read beside the run; "
+                "leave them out, and give the worker credentials by its environment."
+            )
         straight = not any(piece in ("", ".", "..") for piece in _pieces(location))
         prefixes = [root.rstrip("/") + "/" for root in roots if "://" in root]
-        if straight and "::" not in location and any(location.startswith(prefix) for prefix in prefixes):
+        matching = [prefix for prefix in prefixes if location.startswith(prefix)]
+        if straight and "::" not in location and matching:
+            _refuse_inner_addresses(location, by_name=any(_host(prefix) for prefix in matching))
             return location
     else:
         path = Path(location).expanduser().resolve()
         if any(path.is_relative_to(Path(root).resolve()) for root in roots if "://" not in root):
             return str(path)
     raise CatalogueError(
-        f"{location!r} lies outside the data roots ({', '.join(roots)}); move it there or extend HEADRACE_DATA_ROOTS."
+        f"{location!r} lies outside the data roots ({', '.join(map(_plain, roots))}); move it there or extend "
+        "HEADRACE_DATA_ROOTS."
     )
+
+
+def _plain(location: str) -> str:
+    """A location without a user's name and password."""
+    return re.sub(r"(?<=://)[^/\s]*@", "", location)
+
+
+def _host(url: str) -> str:
+    """The host that a URL or a prefix of one names; "" for a bare scheme such as `https://`."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _refuse_inner_addresses(url: str, *, by_name: bool) -> None:
+    """Refuse a web address that leads into this machine or its network, as a parameter from outside may try.
+
+    A data root that names the very host allows it, wherever it is: an intranet's file server is the operator's own
+    choice. What gives a cloud machine its credentials (link-local addresses) is never raw data.
+
+    Args:
+        url: where the content is said to be.
+        by_name: whether a data root names the host.
+
+    Raises:
+        CatalogueError: the host's address is not one to read from.
+    """
+    if not url.startswith(("http://", "https://")):
+        return
+    try:
+        found = {ip_address(str(entry[4][0]).partition("%")[0]) for entry in socket.getaddrinfo(_host(url), None)}
+    except OSError:
+        return  # whoever opens it says that it cannot be reached
+    for address in found:
+        inner = address.is_link_local or address.is_multicast or address.is_unspecified
+        if inner or (not address.is_global and not by_name):
+            raise CatalogueError(
+                f"{url!r} leads to {address}, which is not a public address; name the host itself in "
+                "HEADRACE_DATA_ROOTS if it may be read."
+            )
 
 
 def data_roots() -> tuple[str, ...]:

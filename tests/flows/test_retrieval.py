@@ -1,13 +1,11 @@
 """The retrieval flow, whole: what is cached, what runs again, what is refused, and the way back."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 
 from flows.nightly import nightly
 from flows.retrieval import monitor_recall, rebuild_index, rollback_index
@@ -24,6 +22,7 @@ from models.feed.retrieval.config import (
     TowerConfig,
 )
 from models.feed.retrieval.index import RetrievalIndex
+from tests.runs import states
 
 CONFIG = RetrievalConfig(
     data=DataConfig(name="flow-test", generator=GeneratorConfig(users=120, items=240, events=15)),
@@ -38,16 +37,6 @@ PRODUCT = "retrieval-flow-test"
 
 def run(config: RetrievalConfig = CONFIG) -> Any:
     return rebuild_index(config, return_state=True)
-
-
-def states(state: Any) -> dict[str, str]:
-    """Task names and their final states' names in one flow run."""
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id={"any_": [state.state_details.flow_run_id]}),
-            task_run_filter=TaskRunFilter(),
-        )
-    return {run.name.rpartition("-")[0]: run.state.name for run in runs if run.state}
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -69,7 +58,8 @@ def test_a_published_index_is_cached_until_something_about_it_changes(home: Path
     assert states(judged_anew)["evaluate"] == "Completed"
     assert judged_anew.result()[0].version == outcome.version
 
-    shutil.rmtree(live.location)
+    filesystem, path = fsspec.core.url_to_fs(live.location)
+    filesystem.rm(path, recursive=True)
     rebuilt = run()
     assert states(rebuilt)["train"] == "Cached"
     assert states(rebuilt)["build_index"] == "Completed", "a reference to a lost version was used"

@@ -63,6 +63,30 @@ def test_a_url_outside_the_data_roots_is_refused(roots: Path, location: str) -> 
         allowed(location)
 
 
+@pytest.mark.parametrize(
+    ("roots_say", "location"),
+    [
+        ("http://", "http://127.0.0.1:9/x"),
+        ("http://", "http://localhost:9/x"),
+        ("http://", "http://[::1]:9/x"),
+        ("http://", "http://10.1.2.3/x"),
+        ("https://", "https://192.168.0.10/x"),
+        ("http://", "http://0.0.0.0:9/x"),
+        ("http://", "http://2130706433/x"),
+        ("http://", "http://[::ffff:127.0.0.1]/x"),
+        ("http://169.254.169.254/", "http://169.254.169.254/latest/meta-data"),
+        ("http://", "http://[fe80::1]/x"),
+    ],
+)
+def test_an_address_inside_this_network_is_refused_unless_an_operator_named_it(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, roots_say: str, location: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", roots_say)
+    settings.cache_clear()
+    with pytest.raises(CatalogueError, match=r"not a public address|outside the data roots"):
+        locate(location)
+
+
 def test_url_prefixes_may_have_ports(roots: Path) -> None:
     assert data_roots() == (str(roots), "s3://bucket/raw", "http://127.0.0.1:8443/pub")
     assert allowed("s3://bucket/raw/x.csv") == "s3://bucket/raw/x.csv"

@@ -7,7 +7,7 @@ Shapes: N source rows, D dimension, B queries, K results per query.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ Search = Callable[[Vectors, int, list[Filter]], Answers]
 
 _TOGETHER = 16
 _DEEP = 8
+_TIE = 1e-6
+"""Scores of unit vectors closer than float32 can tell apart."""
 
 
 class Exact(NamedTuple):
@@ -558,3 +560,65 @@ def _examine(
             source.recall(number, ids[number], asked[number], passing, exact),
             f"{question}: some of the {min(k, total)} best are missing",
         )
+
+
+def certify_towers(
+    *,
+    weights: Iterable[Any],
+    items: Vectors,
+    queries: Vectors,
+    relevant: NDArray[np.int64],
+    met: Sequence[NDArray[np.int64]],
+    hits: NDArray[np.floating[Any]],
+    k: int,
+) -> Certificate:
+    """Judge two towers from outside: their weights, their vectors, and the ranking of sampled members done again.
+
+    Args:
+        weights: tensors of the model.
+        items: of shape (N, D): what the towers say of the items.
+        queries: of shape (B, D): what they say of sampled members.
+        relevant: of shape (B,): the held-out item of each.
+        met: of each member, the items that are left out.
+        hits: of shape (B,): 1 where the judged ranking found the item among the first k, else 0.
+        k: length of the lists.
+
+    Returns:
+        The certificate.
+
+    Source:
+        Ours. Ties may fall either way: a hit is wrong only if no order of equal scores explains it.
+    """
+    broken = sum(int((~np.isfinite(np.asarray(tensor, np.float64))).sum()) for tensor in weights)
+    length = np.linalg.norm(np.concatenate([items, queries]).astype(np.float64), axis=1)
+    differ = 0
+    for query, item, left_out, hit in zip(queries, relevant, met, hits, strict=True):
+        scores = items.astype(np.float64) @ query.astype(np.float64)
+        rivals = np.delete(scores, [*set(left_out.tolist()), item])
+        surely, perhaps = (rivals > scores[item] + _TIE).sum(), (rivals >= scores[item] - _TIE).sum()
+        differ += not (surely < k if hit else perhaps >= k)
+    return Certificate(
+        claims=(
+            Claim(
+                name="weights_not_finite",
+                kind="exact",
+                value=float(broken),
+                limit=0.0,
+                detail="Weights that are infinite or not a number; if any, lower the learning rate.",
+            ),
+            Claim(
+                name="length_off_one",
+                kind="bounded",
+                value=float(np.abs(length - 1).max()),
+                limit=1e-5,
+                detail=f"Largest deviation from length one among {len(length)} vectors, in float64.",
+            ),
+            Claim(
+                name="hits_that_differ",
+                kind="exact",
+                value=float(differ),
+                limit=0.0,
+                detail=f"Members, of {len(queries)}, whose hit at {k} an exhaustive scan in float64 cannot explain.",
+            ),
+        )
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from models.common.configuration import check, setting
 from models.common.contracts import Payload, TrainingConfig
+from models.common.examination import Examination, RawFile
 from models.common.gate import GateConfig
 from models.common.judgement import Judgement
 from models.feed.retrieval import judge as judging
 from models.feed.retrieval.batches import Batch, InteractionBatches, latest_items
 from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids
+from models.feed.retrieval.examine import examine
 from models.feed.retrieval.features import attribute_names, encode_attributes
 from models.feed.retrieval.generator import GeneratorConfig
 from models.feed.retrieval.index import RetrievalIndex
@@ -41,6 +44,7 @@ __all__ = [
     "paper",
     "small",
     "tiny",
+    "tiny_by_day",
 ]
 
 
@@ -164,8 +168,24 @@ class RetrievalConfig:
             "processes": training.processes,
         }
 
+    def examine(
+        self,
+        table: tuple[str, Path],
+        others: Mapping[str, tuple[str, Path]],
+        chosen: Mapping[str, str],
+        *,
+        moment: float,
+    ) -> Examination:
+        """How a user's own interactions, and `items` beside them, would be read."""
+        files = {name: RawFile(*other) for name, other in others.items()}
+        return examine(RawFile(*table), files, chosen, moment=moment)
+
     def judge(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
-        """Metrics on the test items and the certificate; the only reader of the test part."""
+        """Test metrics and certificate, of an index or of the towers; nobody else reads the test part."""
+        if "weights" in product:
+            towers = self.encoder.network(product["training"]["sizes"]).eval()
+            towers.load_state_dict(product["weights"])
+            return judging.judge_towers(product, data, self._source(data, towers), self.judgement)
         return judging.judge(product, data, self._source(data, network), self.judgement)
 
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
@@ -217,6 +237,11 @@ def _towers(network: torch.nn.Module | None) -> TwoTower:
 def tiny() -> RetrievalConfig:
     """600 members and 1,500 items: the whole flow in some twenty seconds on a CPU; the default everywhere."""
     return RetrievalConfig()
+
+
+def tiny_by_day() -> RetrievalConfig:
+    """The tiny world under a name of its own, to be taken in day by day."""
+    return RetrievalConfig(data=DataConfig(name="generated-by-day"))
 
 
 def small() -> RetrievalConfig:

@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,19 @@ from numpy.typing import NDArray
 
 from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
-from models.feed.retrieval.generator import GeneratorConfig, generate
+from models.feed.retrieval.days import GeneratedDay, TableDay
+from models.feed.retrieval.generator import DAYS, GeneratorConfig, generate
 from models.feed.retrieval.table import (
+    DATE,
+    Rows,
     TableConfig,
+    find_items,
+    join_rows,
     read_attribute,
     read_interactions,
     read_items,
     read_names,
+    read_rows,
     read_table,
 )
 
@@ -125,14 +132,14 @@ class DataConfig:
             )
 
     def sources(self) -> Mapping[str, str]:
-        """Raw files of the chosen source: logical name to location."""
+        """Raw files of the chosen source: logical name to location; of a file for each day, those that all share."""
         if self.source == "movielens":
             return {"movies": self.movielens.movies, "ratings": self.movielens.ratings}
         if self.source == "glove-cities":
             return {"vectors": self.cities.vectors, "words": self.cities.words, "cities": self.cities.cities}
         if self.source == "table":
             files = {"interactions": self.table.interactions, "items": self.table.items}
-            return {name: location for name, location in files.items() if location}
+            return {name: location for name, location in files.items() if location and DATE not in location}
         return {}
 
     def prepare(self, files: Mapping[str, Path]) -> Payload:
@@ -142,8 +149,40 @@ class DataConfig:
         if self.source == "glove-cities":
             return prepare_cities(self.cities, files["vectors"], files["words"], files["cities"])
         if self.source == "table":
+            if DATE in self.table.interactions:
+                raise InputError(
+                    f"{self.table.interactions} is one file for each day; run a flow that takes in days, or name one "
+                    f"file for all days in DataConfig.table.interactions."
+                )
             return prepare_table(self.table, files["interactions"], files.get("items"))
         return prepare_generated(self.generator)
+
+    def day(self, date: date) -> TableDay | GeneratedDay:
+        """One day of the chosen source; raises `InputError` when it has none."""
+        if self.source == "generator":
+            return GeneratedDay(data=self.name, date=date.isoformat(), generator=self.generator)
+        if self.source != "table" or DATE not in self.table.interactions:
+            named = f"DataConfig.source is {self.source!r}"
+            if self.source == "table":
+                named = f"DataConfig.table.interactions is {self.table.interactions!r}"
+            raise InputError(
+                f"{named}, which has no days; name one file for each day of a table, "
+                f"as in PATH/interactions-{DATE}.csv."
+            )
+        return TableDay(
+            data=self.name,
+            date=date.isoformat(),
+            interactions=self.table.interactions.replace(DATE, date.isoformat()),
+            user_column=self.table.user_column,
+            item_column=self.table.item_column,
+            time_column=self.table.time_column,
+        )
+
+    def assemble(self, days: Mapping[str, Payload], files: Mapping[str, Path]) -> Payload:
+        """The dataset of all given days; raises `InputError`."""
+        if self.source == "generator":
+            return assemble_generated(self.generator, days)
+        return assemble_table(self.table, days, files.get("items"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +256,35 @@ def prepare_generated(config: GeneratorConfig) -> Payload:
         "true_items": np.concatenate([world.trait, world.appeal[:, None]], 1).astype(np.float32),
         "about": _about("generator", split, world.items, left_out=config.users - len(split.users)),
     }
+
+
+def assemble_generated(config: GeneratorConfig, days: Mapping[str, Payload]) -> Payload:
+    """Days of a generated world as a data set; with its truth when no day is missing.
+
+    Until the last day the truth is no oracle: some items are not born yet, and she who ranks them by utility loses.
+
+    Args:
+        config: the world.
+        days: prepared days by their dates.
+
+    Returns:
+        The payload; see the module. Of all days it is what `prepare_generated` gives.
+
+    Raises:
+        InputError: too little is left to split.
+
+    Source:
+        Ours.
+    """
+    table = pa.concat_tables([days[day]["interactions"] for day in sorted(days)])
+    user, item, time = (np.asarray(table[name].to_numpy(), np.int64) for name in ("user", "item", "time"))
+    split = leave_one_out(user, item, time)
+    whole = prepare_generated(config)
+    described = whole["items"].drop_columns(["item"])
+    payload = _assemble("generator", split, user, item, time, pa.array(np.arange(config.users)), described)
+    if len(days) < DAYS:
+        return payload
+    return {**payload, "true_users": whole["true_users"], "true_items": whole["true_items"]}
 
 
 def prepare_movielens(config: MovieLensConfig, movies: Path, ratings: Path) -> Payload:
@@ -305,8 +373,40 @@ def prepare_table(config: TableConfig, interactions: Path, items: Path | None) -
     Source:
         Ours.
     """
+    return _arrange(config, read_rows(interactions, config), items, str(interactions))
+
+
+def assemble_table(config: TableConfig, days: Mapping[str, Payload], items: Path | None) -> Payload:
+    """Days of a user's own table as a data set.
+
+    Args:
+        config: names of the columns.
+        days: prepared days by their dates.
+        items: attributes of the items; None for items without.
+
+    Returns:
+        The payload; see the module. It is what `prepare_table` gives for one file with the same rows.
+
+    Raises:
+        InputError: an item is unknown, or too little is left to split.
+
+    Source:
+        Ours.
+    """
+    parts = [
+        Rows(
+            table=days[day]["interactions"],
+            files=((config.interactions.replace(DATE, day), days[day]["about"]["rows"]),),
+        )
+        for day in sorted(days)
+    ]
+    return _arrange(config, join_rows(parts), items, config.interactions)
+
+
+def _arrange(config: TableConfig, rows: Rows, items: Path | None, interactions: str) -> Payload:
+    """Interactions and the items file as a data set."""
     described = None if items is None else read_items(items, config)
-    found, known = read_interactions(interactions, config, described)
+    found, known = find_items(rows, config, described)
     names = pc.unique(found.user).sort()
     user = np.asarray(pc.index_in(found.user, value_set=names).to_numpy(zero_copy_only=False), np.int64)
     split = leave_one_out(user, found.item, found.time, least=config.least_interactions)

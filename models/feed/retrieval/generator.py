@@ -12,6 +12,8 @@ last item was born, so ranking the unseen items by utility is the best that anyo
 # Shapes: U members, N items, F factors of taste, S seasons, E events of one member, T tags.
 
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +36,10 @@ TAGS = (
 SEASONS = 4
 SEASON_SECONDS = 90 * 86_400
 START = 1_600_000_000
+DAY_SECONDS = 86_400
+FIRST_DAY = datetime.fromtimestamp(START, UTC).date()
+LAST_DAY = datetime.fromtimestamp(START + (SEASONS + 1) * SEASON_SECONDS, UTC).date()
+DAYS = (LAST_DAY - FIRST_DAY).days + 1
 PRESENT_YEAR = 2024
 
 
@@ -115,6 +121,46 @@ def generate(config: GeneratorConfig) -> World:
     events_U = _activity(config, rng)
     user, item, time = _choices(config, taste_UF, trait_NF, appeal_N, born_N, events_U, rng)
     return World(items=items, user=user, item=item, time=time, taste=taste_UF, trait=trait_NF, appeal=appeal_N)
+
+
+@lru_cache(maxsize=1)
+def world_of(config: GeneratorConfig) -> World:
+    """The world of a configuration, kept until another one is asked for; not to be written to."""
+    return generate(config)
+
+
+@lru_cache(maxsize=1)
+def _by_day(config: GeneratorConfig) -> tuple[Integers, Integers]:
+    """A world's events in order of their days, those of one day in the world's own order; and where each day begins."""
+    number = world_of(config).time // DAY_SECONDS - START // DAY_SECONDS
+    return np.argsort(number, kind="stable"), np.searchsorted(np.sort(number), np.arange(DAYS + 1))
+
+
+def events_on(config: GeneratorConfig, day: date) -> tuple[Integers, Integers, Integers]:
+    """What happened in a generated world on one day, from midnight to midnight in UTC.
+
+    All days together, one after another, hold every event of the world once; the last two choices of every member are
+    spread over the last ninety days.
+
+    Args:
+        config: the world.
+        day: one of `FIRST_DAY` to `LAST_DAY`.
+
+    Returns:
+        Member, item and time of each event, in the world's own order.
+
+    Raises:
+        ValueError: the world has no such day.
+
+    Source:
+        Ours.
+    """
+    number = (day - FIRST_DAY).days
+    if not 0 <= number < DAYS:
+        raise ValueError(f"day must be from {FIRST_DAY} to {LAST_DAY}, where the generated world ends, got {day}.")
+    world, (order, begins) = world_of(config), _by_day(config)
+    rows = order[begins[number] : begins[number + 1]]
+    return world.user[rows], world.item[rows], world.time[rows]
 
 
 def _births(config: GeneratorConfig, rng: np.random.Generator) -> Integers:

@@ -3,7 +3,7 @@
 # Shapes: Q queries, N items, D dimension, K places of a list.
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from models.common.certificate import Certificate, Claim
 from models.common.configuration import check, setting
 from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement, Series
-from models.feed.retrieval.certificate import certify, exact_answer
+from models.feed.retrieval.certificate import certify, certify_towers, exact_answer
 from models.feed.retrieval.filter import Everything, Filter, col
 from models.feed.retrieval.index import RetrievalIndex
 from models.feed.retrieval.metrics import (
@@ -128,21 +128,52 @@ def judge(product: Payload, data: Payload, source: Source, settings: JudgementCo
             ),
             protocol=data["about"]["protocol"],
         )
-    contest = _contest(index, data, source, settings)
+    contest = _contest(lambda users, seen, k: _answers(index, source, users, seen, k), data)
     metrics |= contest.metrics(settings)
-    claim = Claim(
-        name="hit_rate_gain_low",
-        kind="statistical",
-        value=metrics["hit_rate_gain_low"],
-        limit=0.0 - settings.margin,
-        sense="at least",
-        detail=f"Lower end of the paired 95 % bootstrap interval, over {len(contest.relevant)} members, of hit rate@"
-        f"{HEADLINE} minus that of {contest.baseline}; if it fails, train longer or on more data.",
-    )
+    claim = _gain(contest, metrics, settings)
     return Judgement(
         headline=f"hit_rate_at_{HEADLINE}",
         metrics=metrics,
         certificate=Certificate(claims=(*certificate.claims, claim)),
+        table=contest.table(),
+        figures=contest.figures(),
+        protocol=data["about"]["protocol"],
+    )
+
+
+def judge_towers(product: Payload, data: Payload, source: Source, settings: JudgementConfig) -> Judgement:
+    """Judge the two towers without an index: do they rank held-out choices, and by how much better than popularity.
+
+    Args:
+        product: the model's parts.
+        data: the data set; its test part is read.
+        source: the vectors that the towers give.
+        settings: counts, seed and margin.
+
+    Returns:
+        The judgement.
+
+    Source:
+        Ours; sampled members are ranked again by `certificate.certify_towers`.
+    """
+    contest = _contest(_towers_alone(source), data)
+    metrics = contest.metrics(settings)
+    users, relevant = _asked(data["test"])
+    drawn = np.random.default_rng(settings.seed).permutation(len(users))[: settings.queries]
+    seen = Seen([data["train"], data["validation"]], data["users"].num_rows)
+    certificate = certify_towers(
+        weights=product["weights"].values(),
+        items=source.vectors,
+        queries=source.queries[drawn],
+        relevant=relevant[drawn, 0],
+        met=[seen.pairs(users[one : one + 1])[1] for one in drawn],
+        hits=hit_rate(contest.lists["two towers"], relevant, HEADLINE)[drawn],
+        k=HEADLINE,
+    )
+    return Judgement(
+        headline=f"hit_rate_at_{HEADLINE}",
+        metrics=metrics,
+        certificate=Certificate(claims=(*certificate.claims, _gain(contest, metrics, settings))),
         table=contest.table(),
         figures=contest.figures(),
         protocol=data["about"]["protocol"],
@@ -288,8 +319,30 @@ def _rates(label: str, x: Sequence[Any], hits: Sequence[Floats]) -> Series:
     )
 
 
-def _contest(index: RetrievalIndex, data: Payload, source: Source, settings: JudgementConfig) -> Contest:
-    """Rank the test members' unseen items by popularity, by the index, and by the truth if it is known."""
+def _gain(contest: Contest, metrics: Mapping[str, float], settings: JudgementConfig) -> Claim:
+    """The claim that the ranking beats popularity."""
+    return Claim(
+        name="hit_rate_gain_low",
+        kind="statistical",
+        value=metrics["hit_rate_gain_low"],
+        limit=0.0 - settings.margin,
+        sense="at least",
+        detail=f"Lower end of the paired 95 % bootstrap interval, over {len(contest.relevant)} members, of hit rate@"
+        f"{HEADLINE} minus that of {contest.baseline}; if it fails, train longer or on more data.",
+    )
+
+
+Ranking = Callable[[Integers, Seen, int], Integers]
+"""What a contestant answers: (users, what they met, length of the lists) to lists of rows of the data."""
+
+
+def _towers_alone(source: Source) -> Ranking:
+    """An exhaustive scan with the towers' vectors; no index takes part."""
+    return lambda users, seen, k: rank_by(source.queries, source.vectors, users, seen, k)
+
+
+def _contest(towers: Ranking, data: Payload) -> Contest:
+    """Rank the test members' unseen items by popularity, by the towers, and by the truth if it is known."""
     items, members = data["items"].num_rows, data["users"].num_rows
     earlier = [data["train"], data["validation"]]
     seen = Seen(earlier, members)
@@ -299,7 +352,7 @@ def _contest(index: RetrievalIndex, data: Payload, source: Source, settings: Jud
     window = best_window([data["train"]], items, watched, Seen([data["train"]], members), chosen, HEADLINE)
     lists = {
         "popularity": popularity_lists(popularity(earlier, items, window), users, seen, longest),
-        "two towers": _answers(index, source, users, seen, longest),
+        "two towers": towers(users, seen, longest),
     }
     if "true_users" in data:
         truth = np.asarray(data["true_users"], np.float32)[users]

@@ -9,6 +9,7 @@ import io
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -25,6 +26,9 @@ from models.common.contracts import InputError
 
 INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 NUMBER = r"^\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|NaN|NAN|inf|Inf|-inf|infinity|Infinity)\s*$"
+DAY_SECONDS = 86_400
+DATE = "{date}"
+"""What stands for the day in the location of a file for each day: 2024-05-17."""
 TRUTH = r"^\s*(true|false|True|False|TRUE|FALSE)\s*$"
 
 
@@ -33,7 +37,9 @@ class TableConfig:
     """Where a user's own data lie and what their columns are called."""
 
     interactions: str = setting(
-        "", "Interactions file", "Path or URL of a Parquet or CSV file with one row per interaction."
+        "",
+        "Interactions file",
+        "Path or URL of a Parquet or CSV file with one row per interaction; with {date} in it, one file for each day.",
     )
     items: str = setting(
         "", "Items file", "Path or URL of a Parquet or CSV file with one row per item; empty: items without attributes."
@@ -68,6 +74,10 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if DATE in self.items:
+            raise ValueError(
+                f"TableConfig.items must be one file, got {self.items!r}; only the interactions may come day by day."
+            )
         for name in (*self.numbers, *self.multi_valued):
             if self.attributes and name not in self.attributes:
                 raise ValueError(
@@ -91,13 +101,29 @@ class Interactions:
     time: NDArray[np.int64]
 
 
-def read_table(path: Path, columns: Sequence[str], *, needed: Sequence[str] = ()) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows of interactions as their files have them, and which files those are, for messages.
+
+    Attributes:
+        table: `user` and `item` (int64, or text just as it was written) and `time` (seconds since 1970, UTC).
+        files: each file and how many of the rows, one file after another, are from it.
+    """
+
+    table: pa.Table
+    files: tuple[tuple[str, int], ...]
+
+
+def read_table(
+    path: Path, columns: Sequence[str], *, needed: Sequence[str] = (), may_be_empty: bool = False
+) -> pa.Table:
     """Read a Parquet or CSV file; CSV columns come as text, to be typed by those who know what they mean.
 
     Args:
         path: the file.
         columns: what to read, in this order; empty for everything.
         needed: columns that must be there when `columns` is empty.
+        may_be_empty: whether a header without rows will do.
 
     Returns:
         The table; empty cells of a CSV are null.
@@ -121,7 +147,7 @@ def read_table(path: Path, columns: Sequence[str], *, needed: Sequence[str] = ()
                 f"{path} has no column {name!r}; it has {table.column_names}. Rename the column or name another one."
             )
     table = table.select(list(columns)) if columns else table
-    if not table.num_rows:
+    if not table.num_rows and not may_be_empty:
         raise InputError(f"{path} has a header but no rows; give at least one row.")
     return table.combine_chunks()
 
@@ -187,16 +213,50 @@ def read_names(path: Path, table: pa.Table, column: str) -> pa.Array:
     Source:
         Ours.
     """
+    return type_names(read_written_names(path, table, column))
+
+
+def read_written_names(path: Path, table: pa.Table, column: str) -> pa.Array:
+    """A column of identifiers just as they were written: what one file calls 007 another may call seven.
+
+    Args:
+        path: the file, for the message.
+        table: its contents.
+        column: the column.
+
+    Returns:
+        int64 or string, without nulls; text that looks like an integer stays text.
+
+    Raises:
+        InputError: an identifier is missing, or is neither an integer nor text.
+
+    Source:
+        Ours.
+    """
     values = _flat(table, column)
     _refuse_first(
         path, column, pc.is_null(values), values, "an identifier must not be empty; fill it in or drop the row"
     )
     if pa.types.is_integer(values.type):
         return pc.cast(values, pa.int64())
-    if not _is_text(values.type):
+    if not _is_text(values.type) and not pa.types.is_null(values.type):
         raise InputError(f"{path}, column {column!r} holds {values.type}; identifiers are integers or text.")
-    values = pc.cast(values, pa.string())
-    if _all(pc.match_substring_regex(values, INTEGER)):
+    return pc.cast(values, pa.string())
+
+
+def type_names(values: pa.Array) -> pa.Array:
+    """Identifiers as int64 if all of them are integers, otherwise as they are.
+
+    Args:
+        values: int64 or string, without nulls.
+
+    Returns:
+        int64 or string.
+
+    Source:
+        Ours.
+    """
+    if pa.types.is_string(values.type) and _all(pc.match_substring_regex(values, INTEGER)):
         return pc.cast(pc.utf8_trim_whitespace(values), pa.int64())
     return values
 
@@ -366,10 +426,76 @@ def read_interactions(path: Path, config: TableConfig, items: pa.Table | None) -
     Source:
         Ours.
     """
-    table = read_table(path, (config.user_column, config.item_column, config.time_column))
-    user = read_names(path, table, config.user_column)
-    named = read_names(path, table, config.item_column)
-    time = read_times(path, table, config.time_column)
+    return find_items(read_rows(path, config), config, items)
+
+
+def read_rows(path: Path, config: TableConfig, *, may_be_empty: bool = False) -> Rows:
+    """A file of interactions, its identifiers not yet typed.
+
+    Args:
+        path: the file.
+        config: names of the columns.
+        may_be_empty: whether a header without rows will do.
+
+    Returns:
+        Its rows, in their order.
+
+    Raises:
+        InputError: the file cannot be used.
+
+    Source:
+        Ours.
+    """
+    table = read_table(path, (config.user_column, config.item_column, config.time_column), may_be_empty=may_be_empty)
+    user = read_written_names(path, table, config.user_column)
+    item = read_written_names(path, table, config.item_column)
+    time = read_times(path, table, config.time_column) if table.num_rows else np.zeros(0, np.int64)
+    return Rows(
+        table=pa.table({"user": user, "item": item, "time": pa.array(time, pa.int64())}),
+        files=((str(path), table.num_rows),),
+    )
+
+
+def join_rows(parts: Sequence[Rows]) -> Rows:
+    """Rows of several files as if they stood in one, one file after another.
+
+    Args:
+        parts: the rows of each file.
+
+    Returns:
+        All rows. A column that is text in one file is text in all, each identifier as its file wrote it.
+
+    Source:
+        Ours.
+    """
+    full = [part.table for part in parts if part.table.num_rows] or [part.table for part in parts[:1]]
+    written = {name: pa.string() for name in ("user", "item") if any(not _is_integer(table, name) for table in full)}
+    schema = pa.schema([(name, written.get(name, pa.int64())) for name in ("user", "item", "time")])
+    return Rows(
+        table=pa.concat_tables([table.select(schema.names).cast(schema) for table in full]).combine_chunks(),
+        files=tuple(file for part in parts for file in part.files),
+    )
+
+
+def find_items(rows: Rows, config: TableConfig, items: pa.Table | None) -> tuple[Interactions, pa.Array]:
+    """Type the identifiers of interactions and find their items in the items table.
+
+    Args:
+        rows: all interactions.
+        config: names of the columns, for the message.
+        items: what `read_items` gave; None when there is no items file.
+
+    Returns:
+        The interactions, and the identifiers of the items that their row numbers mean.
+
+    Raises:
+        InputError: an item is unknown.
+
+    Source:
+        Ours.
+    """
+    user = type_names(_flat(rows.table, "user"))
+    named = type_names(_flat(rows.table, "item"))
     known = pc.unique(named).sort() if items is None else items["item_id"].combine_chunks()
     if known.type != named.type:
         known_as, named = pc.cast(known, pa.string()), pc.cast(named, pa.string())
@@ -377,10 +503,51 @@ def read_interactions(path: Path, config: TableConfig, items: pa.Table | None) -
         known_as = known
     place = pc.index_in(named, value_set=known_as)
     _refuse_first(
-        path, config.item_column, pc.is_null(place), named, "the items file has no such item; add it or drop the row"
+        rows.files,
+        config.item_column,
+        pc.is_null(place),
+        named,
+        "the items file has no such item; add it or drop the row",
     )
     item = np.asarray(place.to_numpy(zero_copy_only=False), np.int64)
+    time = np.asarray(_flat(rows.table, "time").to_numpy(zero_copy_only=False), np.int64)
     return Interactions(user=user, item=item, time=time), known
+
+
+def refuse_other_days(path: Path, config: TableConfig, rows: Rows, day: date) -> None:
+    """Refuse rows that do not belong to the day of their file.
+
+    Args:
+        path: the file, for the message.
+        config: names of the columns, for the message.
+        rows: its rows.
+        day: the day, from midnight to midnight in UTC.
+
+    Raises:
+        InputError: a moment lies before or after the day.
+
+    Source:
+        Ours.
+    """
+    begin, end = bounds(day)
+    time = np.asarray(_flat(rows.table, "time").to_numpy(zero_copy_only=False), np.int64)
+    outside = (time < begin) | (time >= end)
+    if not outside.any():
+        return
+    moments = pc.strftime(pc.cast(pa.array(time, pa.int64()), pa.timestamp("s")), format="%Y-%m-%dT%H:%M:%SZ")
+    _refuse_first(
+        path, config.time_column, pa.array(outside), moments, f"this is the file of {day}, UTC; move the row to its day"
+    )
+
+
+def bounds(day: date) -> tuple[int, int]:
+    """The first second of a day in UTC, and of the next one."""
+    begin = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
+    return begin, begin + DAY_SECONDS
+
+
+def _is_integer(table: pa.Table, name: str) -> bool:
+    return bool(pa.types.is_integer(table.schema.field(name).type))
 
 
 def _flat(table: pa.Table, column: str) -> pa.Array:
@@ -400,13 +567,23 @@ def _all(truth: pa.Array) -> bool:
     return bool(pc.all(pc.fill_null(truth, True)).as_py())
 
 
-def _refuse_first(path: Path, column: str, wrong: pa.Array, values: pa.Array, remedy: str) -> None:
-    """Raise for the first wrong value, if there is one."""
+def _refuse_first(
+    files: Path | Sequence[tuple[str, int]], column: str, wrong: pa.Array, values: pa.Array, remedy: str
+) -> None:
+    """Raise for the first wrong value, if there is one; of several files, each with its rows, find the one to blame."""
     places = np.flatnonzero(np.asarray(pa.array(wrong).to_numpy(zero_copy_only=False), bool))
-    if len(places):
-        _refuse(path, column, int(places[0]), values[int(places[0])].as_py(), len(places), remedy)
+    if not len(places):
+        return
+    row = first = int(places[0])
+    path = str(files)
+    if not isinstance(files, Path):
+        for path, length in files:  # noqa: B007 - the file where the loop ends is the one
+            if row < length:
+                break
+            row -= length
+    _refuse(path, column, row, values[first].as_py(), len(places), remedy)
 
 
-def _refuse(path: Path, column: str, row: int, value: object, count: int, remedy: str) -> NoReturn:
+def _refuse(path: str, column: str, row: int, value: object, count: int, remedy: str) -> NoReturn:
     more = f" (and {count - 1} more)" if count > 1 else ""
     raise InputError(f"{path}, column {column!r}, row {row + 1}: {value!r}{more}: {remedy}.")
