@@ -15,7 +15,10 @@ from infra.refs import Ref
 RefT = TypeVar("RefT", bound=Ref)
 
 FORMAT = 1
-"""Version of the layout on disk; a reader refuses what is newer than itself."""
+"""Version of the layout on disk; a reader refuses what is newer, and `infra.migrations` reads what is older."""
+
+IDENTITY = 1
+"""Version of what the digest covers; when it changes, equal content gets another version everywhere."""
 
 
 class FileEntry(BaseModel):
@@ -67,7 +70,7 @@ class Manifest(BaseModel):
         """The payload digest: equal for equal content and inputs, whoever made it and whenever."""
         return digest_of(
             {
-                "format": self.format,
+                "format": IDENTITY,  # not that of the layout: a rewritten manifest is of the same version
                 "kind": self.kind,
                 "name": self.name,
                 "configuration": self.configuration,

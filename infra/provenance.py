@@ -1,22 +1,24 @@
-"""Who is computing: the flow run around the present task, as plain values."""
+"""Who is computing: the flow run around the present task, as plain values; and what is shown on its page."""
 
+import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import httpx
 import prefect
-from prefect import runtime
-from prefect.artifacts import (
-    create_image_artifact,
-    create_link_artifact,
-    create_markdown_artifact,
-    create_table_artifact,
-)
+from prefect import artifacts as shown
+from prefect import get_run_logger, runtime
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from infra.refs import Ref
 
 __all__ = [
     "FlowRun",
+    "announce",
     "create_image_artifact",
     "create_link_artifact",
     "create_markdown_artifact",
@@ -24,6 +26,40 @@ __all__ = [
     "dated",
     "this_flow_run",
 ]
+
+PATIENCE_S = 180
+"""How long a page waits for a Prefect server that is away."""
+
+
+def _patient(create: Callable[..., Any]) -> Callable[..., None]:
+    """Wait for a server that is away: a client that never reached it would give up at once, and fail the task.
+
+    A server that stays away longer costs the page one table, and the run nothing.
+    """
+
+    @functools.wraps(create)
+    def wait_and_create(*args: Any, **kwargs: Any) -> None:
+        begun = time.monotonic()
+        while True:
+            try:
+                create(*args, **kwargs)
+                return
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                refused = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
+                if refused:
+                    raise
+                if time.monotonic() - begun > PATIENCE_S:
+                    get_run_logger().warning("Prefect is away (%s); %s is not on this page.", error, kwargs.get("key"))
+                    return
+                time.sleep(3)
+
+    return wait_and_create
+
+
+create_image_artifact = _patient(shown.create_image_artifact)
+create_link_artifact = _patient(shown.create_link_artifact)
+create_markdown_artifact = _patient(shown.create_markdown_artifact)
+create_table_artifact = _patient(shown.create_table_artifact)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +94,26 @@ def this_flow_run() -> FlowRun:
         name=str(runtime.flow_run.name),
         url=str(url),
         parameters=dict(context.parameters or {}) if context else {},
+    )
+
+
+PUBLISHED = "headrace.published"
+"""The event of a product that went live; its resource is `headrace.KIND.NAME`, which automations wait for."""
+
+
+def announce(product: Ref) -> None:
+    """Tell Prefect that a product is live, so that what depends on it can begin.
+
+    Told again by a retry, the same is built again from the same inputs, which changes nothing.
+    """
+    emit_event(
+        event=PUBLISHED,
+        resource={
+            "prefect.resource.id": f"headrace.{product.kind}.{product.name}",
+            "prefect.resource.name": f"{product.name}@{product.version}",
+            "headrace.version": product.version,
+        },
+        payload={"version": product.version, "digest": product.digest, "location": product.location},
     )
 
 

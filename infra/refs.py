@@ -37,6 +37,18 @@ class Dataset(Ref):
     kind: ClassVar[str] = "dataset"
 
 
+class Day(Ref):
+    """One day of raw input, validated; datasets are assembled from days."""
+
+    kind: ClassVar[str] = "day"
+
+
+class Calendar(Ref):
+    """Which days, each in which version, a dataset is assembled from."""
+
+    kind: ClassVar[str] = "calendar"
+
+
 class Model(Ref):
     """Trained weights and the sizes their network is built from."""
 

@@ -4,15 +4,18 @@ The store decides what is live. The registry shows it: `champion` points to the 
 is brought in line at every publish, every rollback and every start of the stack.
 """
 
+import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from infra.store import Store
-from infra.tracking import mlflow_client
+from infra import outbox
+from infra.outbox import mlflow_client
+from infra.store import Store, open_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger("headrace.registry")
 KINDS = ("index", "model", "plan", "dataset")
 
 
@@ -38,6 +41,26 @@ def mirror(store: Store, kind: str, name: str) -> str:
     return number
 
 
+def mirror_when_there(store: Store, kind: str, name: str) -> str:
+    """Bring the registry in line with the store, or leave it to the next start when MLflow is away.
+
+    Args:
+        store: the truth.
+        kind: kind of the product.
+        name: the product.
+
+    Returns:
+        The registry's number of the live version; "" when nothing is live, or MLflow is away.
+    """
+    try:
+        return mirror(store, kind, name)
+    except Exception as error:
+        if not outbox.absence(error):
+            raise
+        log.warning("MLflow is away: the registry shows what is live of %s %s when it is back.", kind, name)
+        return ""
+
+
 def registered_name(kind: str, name: str) -> str:
     """The name of a product in the registry: `retrieval-movielens-index`."""
     return f"{name}-{kind}"
@@ -53,6 +76,16 @@ def reconcile(store: Store) -> list[str]:
             number = mirror(store, kind, name)
             mended.append(f"{name}: champion is now {current.version} (registered version {number})")
     return mended
+
+
+def catch_up(store: Store) -> list[str]:
+    """Bring MLflow up to date with all that happened while it was away; returns what was mended, as sentences.
+
+    Args:
+        store: the truth.
+    """
+    late = [f"what waited for the MLflow run of flow run {flow_run} has arrived" for flow_run in outbox.deliver()]
+    return [*late, *reconcile(store)]
 
 
 def champion(client: "MlflowClient", kind: str, name: str) -> str:
@@ -117,3 +150,9 @@ def _products(store: Store) -> Iterator[tuple[str, str]]:
     for kind in KINDS:
         for name in store.products(kind):
             yield kind, name
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    for sentence in catch_up(open_store()):
+        log.info("%s", sentence)

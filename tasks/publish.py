@@ -3,17 +3,28 @@
 `CURRENT` in the store decides what is live. MLflow's registry mirrors it.
 """
 
+from datetime import datetime
 from typing import Literal, cast
 
 from prefect import get_run_logger, task
+from prefect.cache_policies import INPUTS, RUN_ID
+from prefect.context import FlowRunContext
 from prefect.states import Completed
 
 from infra import tracking
 from infra.caching import verb
-from infra.provenance import create_image_artifact, create_link_artifact, create_table_artifact, this_flow_run
-from infra.refs import Index, Model, Outcome, Report
-from infra.registry import mirror
+from infra.manifest import product_name
+from infra.provenance import (
+    announce,
+    create_image_artifact,
+    create_link_artifact,
+    create_table_artifact,
+    this_flow_run,
+)
+from infra.refs import Dataset, Index, Model, Outcome, Report
+from infra.registry import mirror_when_there
 from infra.store import WithdrawnError, open_store
+from models.common.contracts import Curatable
 from models.common.gate import GateConfig, decide
 from tasks.evaluate import judgement_of
 
@@ -61,7 +72,7 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
             status, reason = "refused", str(withdrawn)
     elif before and before.version == product.version:
         reason = f"{product} is LIVE and no longer holds, roll back or mend it: {reason}"
-    mirror(store, product.kind, product.name)
+    mirror_when_there(store, product.kind, product.name)
     live = store.current_or_none(product.kind, product.name)
     outcome = Outcome(
         kind=product.kind,
@@ -77,6 +88,8 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
         figure=f"figures/{judgement.figures[0].name}.png" if judgement.figures else "",
     )
     get_run_logger().info("%s@%s %s: %s", product.name, product.version, status, reason)
+    if outcome.live == product.version:
+        announce(product)
     return outcome
 
 
@@ -99,7 +112,7 @@ def rollback(kind: str, product: str, version: str = "") -> Outcome:
     store = open_store()
     now = store.rollback(kind, product, version, cause=this_flow_run().id)
     left = now.withdrawn[-1]
-    mirror(store, kind, product)
+    mirror_when_there(store, kind, product)
     manifest = store.manifest(kind, product, now.version)
     outcome = Outcome(
         kind=kind,
@@ -114,7 +127,33 @@ def rollback(kind: str, product: str, version: str = "") -> Outcome:
         run_id=manifest.run_id,
     )
     get_run_logger().info("%s is %s again, %s is withdrawn", product, now.version, left)
+    if kind == Model.kind:
+        announce(store.live(Model, product))
     return outcome
+
+
+@task(cache_policy=RUN_ID + INPUTS, persist_result=True, result_serializer="json")
+def champion(kind: Literal["model"], config: Curatable) -> Model:
+    """The live version of a product; a retry of the same flow run goes on with the one that it began with.
+
+    Args:
+        kind: kind of the product.
+        config: the configuration of its data, which names it.
+
+    Returns:
+        The live version.
+
+    Raises:
+        NotPublishedError: nothing is live under this name.
+        IntegrityError: its manifest is not the one that was published.
+    """
+    return open_store().live(Model, product_name(config))
+
+
+def data_behind(product: Model) -> Dataset:
+    """The dataset that a product was made from."""
+    store = open_store()
+    return store.open(product).manifest.input(Dataset, store.root)
 
 
 def verdict(*outcomes: Outcome) -> list[Outcome]:
@@ -127,6 +166,7 @@ def verdict(*outcomes: Outcome) -> list[Outcome]:
         Completed and named `Refused` if any product was refused, else `Published` if any went live, else `Unchanged`:
         a state, whose data Prefect hands to whoever called the flow. So its type is that of the data.
     """
+    outcomes = tuple(map(_since_the_start, outcomes))
     refused = [outcome for outcome in outcomes if outcome.status == "refused"]
     published = [outcome for outcome in outcomes if outcome.status == "published"]
     name = "Refused" if refused else "Published" if published else "Unchanged"
@@ -158,5 +198,23 @@ def _show(outcomes: tuple[Outcome, ...]) -> None:
             )
         if page:
             create_link_artifact(
-                page, link_text=f"MLflow run of {outcome.product}", key=f"{outcome.product}-mlflow-run"
+                page,
+                link_text=f"MLflow run of {outcome.product}",
+                key=f"{outcome.product}-mlflow-run",
+                description="Parameters, metrics by epoch, figures and certificate of the candidate.",
             )
+
+
+def _since_the_start(outcome: Outcome) -> Outcome:
+    """An outcome as this flow run sees it: what an earlier run published is unchanged now.
+
+    A cached `publish` gives the outcome of the run that published; where nothing happened, the page should say so.
+    """
+    context, current = FlowRunContext.get(), open_store().current_or_none(outcome.kind, outcome.product)
+    began = context.flow_run.start_time if context and context.flow_run else None
+    if outcome.status != "published" or began is None or current is None or current.version != outcome.version:
+        return outcome
+    if datetime.fromisoformat(current.published) >= began:
+        return outcome
+    reason = f"{outcome.product}@{outcome.version} was live already."
+    return outcome.model_copy(update={"status": "unchanged", "reason": reason})

@@ -142,6 +142,41 @@ def test_a_damaged_live_version_that_is_written_again_serves_again(store: Store)
     assert store.serves("index", "toy-line", ref.version)
 
 
+def test_of_two_writers_of_equal_content_the_later_leaves_what_is_live_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The faster one writes and publishes between the look of the slower one and its rename."""
+    commit = Store._commit
+
+    def late(self: Store, *arguments: Any) -> None:
+        monkeypatch.setattr(Store, "_commit", commit)
+        store.publish(write(store, 1), CERTIFICATE)
+        commit(self, *arguments)
+
+    monkeypatch.setattr(Store, "_commit", late)
+    ref = write(store, 1)
+    assert store.live(Index, "toy-line") == ref
+    assert store.manifest("index", "toy-line", ref.version).certificate == CERTIFICATE
+
+
+def test_a_version_says_when_it_was_last_taken_up_and_is_no_other_by_that(store: Store) -> None:
+    ref = write(store, 1)
+    assert store.used("index", "toy-line", ref.version) is None
+    for take_up in (lambda: store.intact(ref), lambda: write(store, 1)):
+        take_up()
+        stamp = Path(store.root, "index", "toy-line", ".used", ref.version)
+        os.utime(stamp, (0, 0))
+        long_ago = store.used("index", "toy-line", ref.version)
+        take_up()
+        again = store.used("index", "toy-line", ref.version)
+        assert long_ago
+        assert again
+        assert long_ago.year == 1970 < again.year
+    assert store.known("index", "toy-line") == [ref.version]
+    assert store.remove("index", "toy-line", ref.version, "old")
+    assert store.used("index", "toy-line", ref.version) is None
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/b", "", "A", "x'y", ".hidden"])
 def test_a_name_that_leads_out_of_the_store_is_refused(store: Store, name: str) -> None:
     for attempt in (
