@@ -11,17 +11,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
 from infra.settings import PROJECT, settings
 
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
 PARENT = "HEADRACE_PARENT"
 """Environment variable that tells a training process whose it is."""
+
+CHECKPOINT_WITHIN_S = 25
+"""Seconds that data-parallel processes have for their checkpoint when they are asked to end; torchrun gives them 30."""
 
 
 class TrainingFailedError(RuntimeError):
@@ -80,6 +87,11 @@ def torchrun(module: str, job: Mapping[str, Any], processes: int, log: Path, tim
                 raise TrainingFailedError(
                     f"training with {processes} processes passed {timeout_s:.0f} s; see {log}."
                 ) from error
+            except BaseException:  # the flow was asked to end: so are they, and write a checkpoint
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    agent.terminate()
+                    agent.wait(CHECKPOINT_WITHIN_S)
+                raise
             finally:
                 _end(agent)
     if code:
@@ -129,3 +141,60 @@ def dask_client(workers: int = 2) -> Iterator[Any]:
             Client(cluster) as client,
         ):
             yield client
+
+
+def each(
+    function: Callable[[ItemT], ResultT],
+    items: Sequence[ItemT],
+    *,
+    tell: Callable[[int, int], None] = lambda done, total: None,
+) -> list[ResultT]:
+    """Apply a function to every item: on the Dask cluster that settings name, else in this process, one by one.
+
+    What a worker was doing when it died is done again by another one, so the function must bear to be repeated.
+
+    Args:
+        function: of a module, or a partial of one; it and what it takes and gives travel to the workers and back.
+        items: what to apply it to, each independent of the others.
+        tell: called with how many are done, and of how many, after each.
+
+    Returns:
+        The results in the order of the items.
+
+    Raises:
+        OSError: the scheduler cannot be reached.
+        Exception: what the function raised for an item; others may have been done.
+    """
+    if not settings().dask_address:
+        results = []
+        for item in items:
+            results.append(function(item))
+            tell(len(results), len(items))
+        return results
+    from distributed import as_completed
+
+    with dask_client() as client:
+        futures = client.map(partial(_as_here, function, _surroundings()), items, pure=False)
+        for done, _ in enumerate(as_completed(futures), start=1):
+            tell(done, len(items))
+        gathered: list[ResultT] = client.gather(futures)
+        return gathered
+
+
+def _surroundings() -> dict[str, str]:
+    """Where things are, for a worker that was started elsewhere; no secret travels with it."""
+    here = settings()
+    return {
+        "HEADRACE_HOME": str(here.home.resolve()),
+        "HEADRACE_STORE": here.store_location,
+        "HEADRACE_MIRROR": here.mirror,
+        "HEADRACE_DATA_ROOTS": here.data_roots,
+    }
+
+
+def _as_here(function: Callable[[ItemT], ResultT], surroundings: Mapping[str, str], item: ItemT) -> ResultT:
+    """Work on a worker as if it were here."""
+    if any(os.environ.get(name) != value for name, value in surroundings.items()):
+        os.environ.update(surroundings)
+        settings.cache_clear()
+    return function(item)
