@@ -1,4 +1,4 @@
-# headrace: make run | test | check | bench | prove | up | down
+# headrace: make run | test | check | bench | prove | up | down | check-data | doctor | scale-out | browse
 
 PYTHON ?= python3
 FLOW   ?= nightly
@@ -15,7 +15,7 @@ HEADRACE := $(BIN)/python -m infra.cli
 WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_INDEX := $(if $(and $(WHEELS),$(filter cpu,$(TORCH))),,--index-url https://download.pytorch.org/whl/$(TORCH))
 
-.PHONY: run test check bench prove up down setup
+.PHONY: run test check bench prove up down check-data doctor scale-out browse setup
 
 run: setup
 	$(HEADRACE) run --flow $(FLOW) --preset $(PRESET)
@@ -41,6 +41,26 @@ bench: setup
 
 prove: setup
 	$(BIN)/python -m tests.prove $(SYSTEM)
+
+# Without setup: looking must not install anything either.
+doctor:
+	@if [ -x $(BIN)/python ]; then $(HEADRACE) doctor; else echo "nothing is installed: there is no .venv; make setup"; fi
+
+scale-out: setup
+	$(BIN)/python -m tests.scale_out
+
+browse: setup
+	$(BIN)/python -m tests.browse
+
+# Names of files reach the shell as variables, never as text of the recipe: blanks, quotes and dollars stay what they are.
+unexport FILE ITEMS SYSTEM
+check-data: export CHECKED_FILE = $(value FILE)
+check-data: export CHECKED_ITEMS = $(value ITEMS)
+check-data: export CHECKED_SYSTEM = $(value SYSTEM)
+check-data: setup
+	@$(HEADRACE) check-data $${CHECKED_ITEMS:+--items "$$CHECKED_ITEMS"} \
+		$${CHECKED_SYSTEM:+--system "$$CHECKED_SYSTEM"} -- \
+		"$${CHECKED_FILE:?name your table, as in: make check-data FILE=purchases.csv}"
 
 setup: $(STAMP)
 

@@ -1,6 +1,11 @@
-"""One Prefect server and one folder of state for the whole session."""
+"""One Prefect server and one folder of state for the whole session.
+
+`tests/scale_out.py` runs parts of the suite on other services: `HEADRACE_TEST_PREFECT_API_URL`,
+`HEADRACE_TEST_TRACKING_URI` and `HEADRACE_TEST_STORE` name a Prefect server, an MLflow server and an object store.
+"""
 
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +22,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the session's Prefect server; its database is a temporary file."""
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
+    if running := os.environ.get("HEADRACE_TEST_PREFECT_API_URL"):
+        with temporary_settings({PREFECT_API_URL: running}):
+            yield running
+        return
     with prefect_test_harness(server_startup_timeout=180):
         yield str(PREFECT_API_URL.value())
 
@@ -27,7 +36,9 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     """One MLflow database for the session: making its tables takes seconds."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    return (
+        os.environ.get("HEADRACE_TEST_TRACKING_URI") or f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+    )
 
 
 @pytest.fixture
@@ -39,6 +50,8 @@ def home(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("HEADRACE_TRACKING_URI", tracking_uri)
     for name in ("STORE", "MIRROR", "DATA_ROOTS"):
         monkeypatch.delenv(f"HEADRACE_{name}", raising=False)
+    if place := os.environ.get("HEADRACE_TEST_STORE"):
+        monkeypatch.setenv("HEADRACE_STORE", f"{place}/{uuid.uuid4().hex}")
     settings.cache_clear()
     yield tmp_path
     settings.cache_clear()

@@ -1,11 +1,13 @@
 """Kill a flow at a chosen moment, retry it, and compare what came of it with an undisturbed run.
 
-    python -m tests.faults HOME FLOW_RUN_ID MOMENT        the child process that is killed
+    python -m tests.faults HOME FLOW FLOW_RUN_ID MOMENT DURATIONS        the child process that is killed
 
-A moment is `TASK:enter`, `TASK:middle`, `TASK:exit` (the work is done, nobody knows yet) or `CALL:N` (the N-th call of
-fsync, rename or replace: inside a write). The flow's code has no hook for this: the child wraps what it calls.
+A moment is `TASK:enter`, `TASK:middle`, `TASK:exit` (the work is done, nobody knows yet), `CALL:N` (the N-th call of
+fsync, rename or replace: inside a write) or `step:N` (the N-th step of training, each of which leaves a checkpoint).
+The flow's code has no hook for this: the child wraps what it calls.
 """
 
+import inspect
 import json
 import os
 import pathlib
@@ -15,11 +17,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-TASKS = ("curate", "train", "build_index", "evaluate", "publish")
-INSIDE = tuple(f"{task}:{where}" for task in TASKS for where in ("enter", "middle", "exit"))
+TASKS = {
+    "rebuild_index": ("curate", "train", "build_index", "evaluate", "publish"),
+    "train_encoder": ("curate", "train", "evaluate", "publish"),
+    "backfill_index": ("ingest", "assemble", "train", "build_index", "evaluate", "publish"),
+}
+"""Flows that are killed, and their tasks."""
+
+INSIDE = tuple(f"{task}:{where}" for task in TASKS["rebuild_index"] for where in ("enter", "middle", "exit"))
 WRITES = (
     *(f"fsync:{count}" for count in (1, 4, 8, 12, 16, 20, 24)),
     *(f"rename:{count}" for count in (1, 2, 3, 4)),
@@ -55,10 +64,13 @@ class Result:
     digest: str
     repeated: list[str]
     runs: int
+    steps: int = 0
     attempts: list[Attempt] = field(default_factory=list, repr=False)
 
 
-def run_with_kill(home: Path, moment: str, server: str, durations: dict[str, float]) -> Result:
+def run_with_kill(
+    home: Path, moment: str, server: str, durations: dict[str, float], flow: str = "rebuild_index"
+) -> Result:
     """Run the flow in a fresh home, kill it at the moment, retry it once, and look.
 
     Args:
@@ -66,28 +78,31 @@ def run_with_kill(home: Path, moment: str, server: str, durations: dict[str, flo
         moment: when to kill; "" runs undisturbed.
         server: address of the Prefect API.
         durations: seconds of each task in an undisturbed run, for `middle`.
+        flow: name of the flow in `flows.retrieval`.
 
     Returns:
-        State, digest of the live product, tasks that were finished and yet repeated, number of MLflow runs.
+        State, digest of the live product, tasks that were finished and yet repeated, number of MLflow runs, steps of
+        training that were made in all.
     """
     from prefect.client.orchestration import get_client
     from prefect.states import AwaitingRetry, Crashed, Pending
+    from pydantic import TypeAdapter
 
-    from flows.retrieval import rebuild_index
-    from infra.manifest import describe_configuration
+    import flows.retrieval
 
+    parameters = {
+        name: TypeAdapter(type(value)).dump_python(value, mode="json") for name, value in faulted(flow, moment).items()
+    }
     with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(
-            rebuild_index, parameters={"config": describe_configuration(faulted())}, state=Pending()
-        )
-        attempts = [_attempt(home, str(flow_run.id), moment, server, durations)]
-        if moment:
+        flow_run = client.create_flow_run(getattr(flows.retrieval, flow), parameters=parameters, state=Pending())
+        attempts = [_attempt(home, flow, str(flow_run.id), moment, server, durations)]
+        if moment not in ("", EVERY_STEP):
             client.set_flow_run_state(flow_run.id, Crashed(), force=True)
             client.set_flow_run_state(flow_run.id, AwaitingRetry(), force=True)
             client.set_flow_run_state(flow_run.id, Pending(), force=True)
-            attempts.append(_attempt(home, str(flow_run.id), "", server, durations))
+            attempts.append(_attempt(home, flow, str(flow_run.id), _retried(moment), server, durations))
         state = client.read_flow_run(flow_run.id).state
-    repeated = sorted(attempts[0].finished() & set(attempts[1].entered())) if moment else []
+    repeated = sorted(attempts[0].finished() & set(attempts[1].entered())) if len(attempts) > 1 else []
     digest, runs = _look(home)
     return Result(
         moment=moment,
@@ -96,8 +111,18 @@ def run_with_kill(home: Path, moment: str, server: str, durations: dict[str, flo
         digest=digest,
         repeated=repeated,
         runs=runs,
+        steps=sum(event == "step" for attempt in attempts for _, event in attempt.events),
         attempts=attempts,
     )
+
+
+EVERY_STEP = "step:0"
+"""Not a kill: an undisturbed run that counts its steps and leaves a checkpoint after each."""
+
+
+def _retried(moment: str) -> str:
+    """What the retry is told: steps are counted there too."""
+    return EVERY_STEP if moment.startswith("step:") else ""
 
 
 def durations_of(home: Path) -> dict[str, float]:
@@ -107,7 +132,7 @@ def durations_of(home: Path) -> dict[str, float]:
     return {line["task"]: line["time"] - begun[line["task"]] for line in lines if line["event"] == "exit"}
 
 
-def _attempt(home: Path, flow_run_id: str, moment: str, server: str, durations: dict[str, float]) -> Attempt:
+def _attempt(home: Path, flow: str, flow_run_id: str, moment: str, server: str, durations: dict[str, float]) -> Attempt:
     log = home / "events.jsonl"
     before = len(log.read_text().splitlines()) if log.exists() else 0
     environment = {
@@ -120,7 +145,7 @@ def _attempt(home: Path, flow_run_id: str, moment: str, server: str, durations: 
     }
     home.mkdir(parents=True, exist_ok=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", str(home), flow_run_id, moment or "never", json.dumps(durations)],
+        [sys.executable, "-m", "tests.faults", str(home), flow, flow_run_id, moment or "never", json.dumps(durations)],
         cwd=Path(__file__).parent.parent,
         env=environment,
         capture_output=True,
@@ -134,14 +159,15 @@ def _attempt(home: Path, flow_run_id: str, moment: str, server: str, durations: 
 
 
 def _look(home: Path) -> tuple[str, int]:
-    """Digest of the live index, every byte checked, and the number of MLflow runs."""
+    """Digest of the live index, or model where there is none, every byte checked; and the number of MLflow runs."""
     from mlflow import MlflowClient
 
-    from infra.refs import Index
+    from infra.refs import Index, Model
     from infra.store import Store
 
     store = Store(str(home / "store"))
-    ref = store.live(Index, store.products("index")[0])
+    kind = Index if store.products("index") else Model
+    ref = store.live(kind, store.products(kind.kind)[0])
     store.verify(ref)
     client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("retrieval")
@@ -177,7 +203,7 @@ def _watch(home: Path, task: Any, moment: str, duration: float) -> None:
         return result
 
     wrapped.__module__, wrapped.__qualname__, wrapped.__name__ = original.__module__, original.__qualname__, name
-    wrapped.__signature__ = __import__("inspect").signature(original)  # type: ignore[attr-defined]
+    wrapped.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     task.fn = wrapped
 
 
@@ -196,7 +222,27 @@ def _count(owner: Any, call: str, fatal: int) -> None:
     setattr(owner, call, wrapped)
 
 
-def _child(home: Path, flow_run_id: str, moment: str, durations: dict[str, float]) -> None:
+def _count_steps(home: Path, fatal: int) -> None:
+    """Note every step of training, and die at the n-th; 0 never dies."""
+    from models.feed.retrieval.config import EncoderConfig
+
+    original = EncoderConfig.loss
+    log = (home / "events.jsonl").open("a")
+    seen = 0
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        log.write(json.dumps({"task": "train", "event": "step", "time": time.time()}) + "\n")
+        log.flush()
+        if seen == fatal:
+            _die()
+        return original(*args, **kwargs)
+
+    EncoderConfig.loss = wrapped  # type: ignore[method-assign]
+
+
+def _child(home: Path, flow: str, flow_run_id: str, moment: str, durations: dict[str, float]) -> None:
     from uuid import UUID
 
     from prefect.client.orchestration import get_client
@@ -204,21 +250,24 @@ def _child(home: Path, flow_run_id: str, moment: str, durations: dict[str, float
 
     import flows.retrieval as retrieval
 
-    for name in TASKS:
+    for name in TASKS[flow]:
         _watch(home, getattr(retrieval, name), moment, durations.get(name, 0.5))
     call, _, count = moment.partition(":")
     if call == "fsync":
         _count(os, "fsync", int(count))
     elif call in ("rename", "replace"):
         _count(pathlib.Path, call, int(count))
+    elif call == "step":
+        _count_steps(home, int(count))
     with get_client(sync_client=True) as client:
         flow_run = client.read_flow_run(UUID(flow_run_id))
-    run_flow(retrieval.rebuild_index, flow_run=flow_run, parameters={"config": faulted()}, return_type="state")
+    run_flow(getattr(retrieval, flow), flow_run=flow_run, parameters=faulted(flow, moment), return_type="state")
 
 
-def faulted() -> Any:
-    """The configuration under test: every step of the tiny one, with less to learn."""
+def faulted(flow: str = "rebuild_index", moment: str = "") -> dict[str, Any]:
+    """Parameters of the flow under test: every step of the tiny configuration, with less to learn."""
     from models.common.contracts import TrainingConfig
+    from models.common.days import DaysConfig
     from models.feed.retrieval.config import (
         DataConfig,
         EncoderConfig,
@@ -227,12 +276,15 @@ def faulted() -> Any:
         RetrievalConfig,
     )
 
-    return RetrievalConfig(
+    minutes = 1e-9 if moment.startswith("step:") else 10.0
+    config = RetrievalConfig(
         data=DataConfig(name="faulted", generator=GeneratorConfig(users=200, items=400)),
-        encoder=EncoderConfig(training=TrainingConfig(epochs=6, batch_size=256)),
+        encoder=EncoderConfig(training=TrainingConfig(epochs=6, batch_size=256, checkpoint_minutes=minutes)),
         judgement=JudgementConfig(cases=24, margin=1.0),
     )
+    days = DaysConfig(first=date(2021, 7, 1), last=date(2021, 12, 6))
+    return {"config": config, "days": days} if flow == "backfill_index" else {"config": config}
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4]))
+    _child(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], json.loads(sys.argv[5]))

@@ -19,6 +19,11 @@ PRESETS = {
     ("flows.retrieval.rebuild_index", "paper"): retrieval.paper,
     ("flows.retrieval.rebuild_index", "movielens"): retrieval.movielens,
     ("flows.retrieval.rebuild_index", "glove-cities"): retrieval.glove_cities,
+    ("flows.retrieval.train_encoder", "tiny"): retrieval.tiny,
+    ("flows.retrieval.train_encoder", "small"): retrieval.small,
+    ("flows.retrieval.follow_encoder", "tiny"): retrieval.tiny,
+    ("flows.retrieval.follow_encoder", "small"): retrieval.small,
+    ("flows.retrieval.backfill_index", "tiny"): retrieval.tiny_by_day,
     ("flows.retrieval.monitor_recall", "tiny"): retrieval.tiny,
 }
 
@@ -72,6 +77,8 @@ def test_every_field_of_the_form_has_words_a_default_and_a_widget(deployment: di
         else:
             assert "default" in node, f"{path} has no default"
         if kind in ("integer", "number"):
+            assert {"minimum", "exclusiveMinimum"} & set(node), f"{path}: the API accepts any small number"
+            assert {"maximum", "exclusiveMaximum"} & set(node), f"{path}: the API accepts any large number"
             assert any(character.isdigit() for character in node["description"]), f"{path}: no range in words"
 
 
@@ -80,10 +87,11 @@ def test_every_flow_is_deployed() -> None:
 
     import flows.nightly
     import flows.retrieval
+    import flows.upkeep
 
     known = {
         f"{module.__name__}.{name}"
-        for module in (flows.nightly, flows.retrieval)
+        for module in (flows.nightly, flows.retrieval, flows.upkeep)
         for name, value in vars(module).items()
         if isinstance(value, Flow) and value.fn.__module__ == module.__name__
     }

@@ -3,10 +3,12 @@
 import ast
 import dataclasses
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
 import typing
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ PAGES = sorted([*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")])
 ALL = "\n".join(page.read_text() for page in PAGES)
 README = (PROJECT / "README.md").read_text()
 MAKEFILE = (PROJECT / "Makefile").read_text()
-TARGETS = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
 SYSTEMS = {folder.name for folder in (PROJECT / "models").glob("*/*") if (folder / "config.py").is_file()}
 CODE = r"`[^`\n]+`"
 
@@ -135,9 +137,9 @@ def test_every_system_has_a_page_and_a_row_and_no_other_system_is_claimed() -> N
 
 
 def test_every_target_is_documented_and_every_one_that_is_mentioned_exists() -> None:
-    documented = set(re.findall(r"^\| `make ([a-z]+)", README, re.MULTILINE))
+    documented = set(re.findall(r"^\| `make ([a-z-]+)", README, re.MULTILINE))
     assert documented >= {"run", "up", "down", "setup", "test", "check", "bench", "prove"}
-    assert set(re.findall(r"\bmake ([a-z]+)", in_code(ALL))) == TARGETS
+    assert set(re.findall(r"\bmake ([a-z-]+)", in_code(ALL))) == TARGETS
 
 
 def test_phony_targets_are_those_that_have_a_rule() -> None:
@@ -155,7 +157,7 @@ def test_every_command_of_headrace_exists_and_is_documented() -> None:
     from infra.cli import app
 
     known = {str(command.name or command.callback.__name__) for command in app.registered_commands if command.callback}
-    said = set(re.findall(r"(?<![\w/.-])(?:\.venv/bin/)?headrace ([a-z]+)\b", in_code(ALL)))
+    said = set(re.findall(r"(?<![\w/.-])(?:\.venv/bin/)?headrace ([a-z]+(?:-[a-z]+)*)\b", in_code(ALL)))
     assert said == known
 
 
@@ -167,8 +169,10 @@ def test_the_exit_codes_are_those_of_the_command_line() -> None:
 
 
 def test_every_make_variable_that_is_mentioned_exists() -> None:
-    known = set(re.findall(r"^([A-Z]+) *\?=", MAKEFILE, re.MULTILINE)) | set(re.findall(r"\$\(([A-Z]+)\)", MAKEFILE))
-    for words in re.findall(r"\bmake [a-z]+((?: [A-Z]+=[\w.-]+)+)", ALL):
+    known = set(re.findall(r"^([A-Z]+) *\?=", MAKEFILE, re.MULTILINE)) | set(
+        re.findall(r"\$\((?:value )?([A-Z]+)\)", MAKEFILE)
+    )
+    for words in re.findall(r"\bmake [a-z-]+((?: [A-Z]+=[\w.-]+)+)", ALL):
         assert {word.partition("=")[0] for word in words.split()} <= known, words
 
 
@@ -362,6 +366,26 @@ def public(tree: ast.Module | ast.ClassDef, owner: str = "") -> Iterator[tuple[s
             yield owner, node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{node.name}.")
+
+
+RESULTS = [page for page in PAGES if page.parent.name == "results" and "| code digest | " in page.read_text()]
+
+
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.stem)
+def test_a_page_of_results_names_the_code_it_speaks_of_and_how_to_write_it_again(page: Path) -> None:
+    """A page that is older than its code is no lie, for it says of which; it is told as a warning of the tests."""
+    from infra.manifest import code_digest
+
+    text = page.read_text()
+    found = re.search(r"^\| code digest \| `([0-9a-f]{64})` \|\n\| of \| (.+) \|$", text, re.MULTILINE)
+    command = re.search(r"Written by `(python -m (tests\.\w+)[^`]*|make ([a-z-]+))`", text)
+    assert found
+    assert command
+    assert command.group(3) in TARGETS or importlib.util.find_spec(command.group(2))
+    if code_digest(*re.findall(r"`([\w.]+)`", found.group(2))) != found.group(1):
+        warnings.warn(
+            f"docs/results/{page.name} speaks of other code; {command.group(1)} writes it anew.", stacklevel=1
+        )
 
 
 # ------------------------------------------------------------------------------------------------------------ tone

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import INSIDE, WRITES, Result, durations_of, run_with_kill
+from tests.faults import EVERY_STEP, INSIDE, WRITES, Result, durations_of, run_with_kill
 
 
 @pytest.fixture(scope="module")
@@ -13,6 +13,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, prefect_server: str) -
     result = run_with_kill(home, "", prefect_server, {})
     assert result.state == "COMPLETED/Published", result.attempts[0].output
     return result, durations_of(home)
+
+
+@pytest.mark.timeout(600)
+def test_a_training_killed_in_mid_epoch_makes_no_step_twice_that_a_checkpoint_holds(
+    tmp_path: Path, prefect_server: str
+) -> None:
+    whole = run_with_kill(tmp_path / "whole", EVERY_STEP, prefect_server, {})
+    assert whole.state == "COMPLETED/Published", whole.attempts[0].output
+
+    result = run_with_kill(tmp_path / "killed", "step:20", prefect_server, {})
+
+    assert result.killed, result.attempts[0].output
+    assert result.state.startswith("COMPLETED/"), result.attempts[-1].output
+    assert result.digest == whole.digest
+    assert result.steps == whole.steps + 1, "the step of the kill is begun twice, and no other"
 
 
 @pytest.mark.timeout(600)
