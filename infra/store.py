@@ -30,10 +30,10 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import IO, Any, BinaryIO, TypeVar
 
 import fsspec
 import numpy as np
@@ -53,6 +53,8 @@ T = TypeVar("T")
 Payload = Mapping[str, Any]
 _BLOCK = 1 << 20
 _ATTEMPTS = 20
+_REMOVAL = timedelta(minutes=1)
+"""How long a removal is given from its note to the end of its manifest."""
 
 
 class StoreError(Exception):
@@ -471,7 +473,31 @@ class Store:
         except _ChangedMeanwhileError:
             if self.current_or_none(kind, name) != current:  # else it was we: the answer was lost, the request repeated
                 raise
+        if not self._local and not self._outlives_removal(kind, name, version):
+            if before is not None:
+                self._replace(f"{kind}/{name}/CURRENT", before.as_bytes(), self._mark(f"{kind}/{name}/CURRENT"))
+            else:
+                self._fs.rm_file(f"{self._path}/{kind}/{name}/CURRENT")
+            raise IntegrityError(
+                f"{kind}/{name}/{version} was removed by retention while it was to go live; what was live stays. "
+                "Run again: it is built anew."
+            )
         return current
+
+    def _outlives_removal(self, kind: str, name: str, version: str) -> bool:
+        """Whether a version that was just pointed to stays, on an object store, which has no lock for two writers.
+
+        `remove` notes what it is about to remove and then looks at CURRENT; here CURRENT is written and then the note
+        is looked at. So one of the two sees the other: it takes its note back, or we wait until it is done.
+        """
+        while (manifest := self._manifest_or_none(f"{kind}/{name}/{version}")) is not None:
+            note = self.removed(kind, name).get(version)
+            if note is None or note.when < manifest.created:  # of an earlier one with equal content
+                return True
+            if datetime.now(UTC) - datetime.fromisoformat(note.when) > _REMOVAL:  # it was killed before it removed
+                return True
+            time.sleep(0.2)
+        return False
 
     def _undisturbed(self, kind: str, name: str, change: Callable[[], T]) -> T:
         """Change CURRENT, or a file beside it, by what was read of it; read it anew when another came between."""
@@ -867,6 +893,19 @@ class Store:
         return sorted(Path(str(item)).name for item in self._fs.ls(full, detail=False) if self._fs.isdir(item))
 
     @contextlib.contextmanager
+    def quiet(self, kind: str, name: str) -> Iterator[None]:
+        """Nothing of a product changes meanwhile; on an object store, or one that is read-only, it might.
+
+        Args:
+            kind: kind of the product.
+            name: the product.
+        """
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):
+                held.enter_context(self._lock(_target(kind, name)))
+            yield
+
+    @contextlib.contextmanager
     def _lock(self, folder: str) -> Iterator[None]:
         """One writer per product; the lock dies with its holder. Object stores have none, but conditional writes."""
         if not self._local:
@@ -884,8 +923,7 @@ class Store:
         parent = Path(self._path) / ".staging" if self._local else settings().scratch / "staging"
         parent.mkdir(parents=True, exist_ok=True)
         folder = parent / uuid.uuid4().hex
-        with (parent / f"{folder.name}.owner").open("w") as owner:
-            fcntl.flock(owner, fcntl.LOCK_EX)
+        with _owned(parent / f"{folder.name}.owner") as owner:
             folder.mkdir()
             try:
                 yield folder
@@ -901,6 +939,18 @@ class Store:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(owner.with_suffix(""), ignore_errors=True)
                 owner.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _owned(file: Path) -> Iterator[IO[str]]:
+    """A file with a lock on it; made again when a sweep took it for a dead owner's before it was locked."""
+    while True:
+        with file.open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(owner.fileno()), file.stat()):
+                    yield owner
+                    return
 
 
 def _is_refusal(error: OSError) -> bool:

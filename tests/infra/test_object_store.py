@@ -1,10 +1,12 @@
 """The store on S3: the same answers as on a disk, and two publishers that do not undo one another's publish."""
 
+import itertools
 import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -259,3 +261,75 @@ def test_a_rollback_whose_answer_is_lost_rolls_back_once(bucket: Store, faults: 
     current = bucket.rollback("index", "toy-line")
     assert not faults.forgets_one_answer
     assert (current.version, current.withdrawn) == (second.version, (third.version,))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first publish", "another publish"])
+def test_a_version_that_is_removed_while_it_goes_live_does_not_stay_live(
+    bucket: Store, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    """There is no lock: a removal has looked for the last time, and deletes when CURRENT names the version already."""
+    old, ref = write(bucket, 1), write(bucket, 2)
+    if not first:
+        bucket.publish(old, CERTIFICATE)
+    remover, looks, failures = Store(bucket.root), itertools.count(1), []
+    needed = remover.needed
+
+    def publish() -> None:
+        try:
+            bucket.publish(ref, CERTIFICATE)
+        except BaseException as error:
+            failures.append(error)
+
+    publisher = threading.Thread(target=publish)
+
+    def looked(kind: str, name: str, version: str) -> bool:
+        found = needed(kind, name, version)
+        if next(looks) == 2:
+            publisher.start()
+            while not needed(kind, name, version):
+                time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(remover, "needed", looked)
+    assert remover.remove("index", "toy-line", ref.version, "for room")
+    publisher.join()
+    assert [type(failure) for failure in failures] == [IntegrityError]
+    assert "removed by retention while it was to go live" in str(failures[0])
+    current = bucket.current_or_none("index", "toy-line")
+    assert (current.version if current else None) == (None if first else old.version)
+    rebuilt = write(bucket, 2)
+    bucket.publish(rebuilt, CERTIFICATE)  # the note of its removal is of the one before
+    assert bucket.live(Index, "toy-line") == rebuilt
+
+
+def test_a_removal_that_sees_the_publish_takes_its_note_back_and_the_publisher_waits_for_that(
+    bucket: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, remover, looks = write(bucket, 1), Store(bucket.root), itertools.count(1)
+    needed, publisher = remover.needed, threading.Thread(target=bucket.publish, args=(ref, CERTIFICATE))
+
+    def looked(kind: str, name: str, version: str) -> bool:
+        if next(looks) == 2:
+            publisher.start()
+            while not needed(kind, name, version):
+                time.sleep(0.01)
+        return needed(kind, name, version)
+
+    monkeypatch.setattr(remover, "needed", looked)
+    assert not remover.remove("index", "toy-line", ref.version, "for room")
+    publisher.join()
+    assert bucket.live(Index, "toy-line") == ref
+    assert bucket.removed("index", "toy-line") == {}
+
+
+def test_a_removal_that_was_killed_before_it_removed_keeps_nobody_from_publishing(
+    bucket: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, remover = write(bucket, 1), Store(bucket.root)
+    monkeypatch.setattr(remover._fs, "rm_file", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        remover.remove("index", "toy-line", ref.version, "for room")
+    monkeypatch.undo()
+    monkeypatch.setattr("infra.store._REMOVAL", timedelta(seconds=1))
+    bucket.publish(ref, CERTIFICATE)
+    assert bucket.live(Index, "toy-line") == ref
