@@ -50,10 +50,10 @@ def down() -> None:
 
 @app.command()
 def serve(
-    service: Annotated[str, typer.Argument(help="prefect, prefect-api, prefect-services, mlflow or worker")],
+    service: Annotated[str, typer.Argument(help="prefect, prefect-api, prefect-services, mlflow, worker, keeper")],
 ) -> None:
     """Become one service, in the foreground, as a container wants it; a worker deploys every flow first."""
-    known = ("prefect", "prefect-api", "prefect-services", "mlflow", "worker")
+    known = ("prefect", "prefect-api", "prefect-services", "mlflow", "worker", "keeper")
     if service not in known:
         raise terminal.failed(console, f"there is no service {service!r}; there are {', '.join(known)}.")
     try:

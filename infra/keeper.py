@@ -1,6 +1,7 @@
 """The keeper of the local stack: what dies is started again, and what a dead run left open is closed.
 
-    python -m infra.keeper        started and stopped by `infra.stack`
+    python -m infra.keeper                started and stopped by `infra.stack`
+    python -m infra.keeper --only-tidy    where others keep processes alive: `headrace serve keeper`
 
 A killed server comes back where it was; a killed worker comes back too, and with it the runs that died with it are said
 Crashed. A task run that says Running for ever, because its flow run was killed, is closed. What waited for MLflow is
@@ -9,7 +10,6 @@ delivered.
 
 import contextlib
 import logging
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -47,8 +47,15 @@ def keep() -> None:
         if time.monotonic() - healthy_since > LONGEST_WAIT_S:
             wait = LOOK_S
         if time.monotonic() - tidied > TIDY_S:
-            _try(tidy)
+            _try(lambda: tidy(stack.known()))
             tidied = time.monotonic()
+
+
+def keep_tidy() -> None:
+    """Only tidy, after servers that run elsewhere, until somebody stops this process."""
+    while True:
+        _try(lambda: tidy(stack.elsewhere_services()))
+        time.sleep(TIDY_S)
 
 
 def _dead() -> list[str]:
@@ -58,20 +65,22 @@ def _dead() -> list[str]:
     return []
 
 
-def tidy() -> list[str]:
-    """Close task runs that nobody will end, and deliver what waits for MLflow; returns the names of the task runs."""
-    services = stack.known()
+def tidy(services: stack.Services) -> list[str]:
+    """Close task runs that nobody will end, and deliver what waits for MLflow; returns the names of the task runs.
+
+    Args:
+        services: where the servers are.
+    """
     closed = close_dangling_task_runs(services["prefect"]) if "prefect" in services else []
     for name in closed:
         log.info("closed task run %s: its flow run is over", name)
     if outbox.waiting() and outbox.answers():
-        # MLflow takes 150 MB and seconds to import, which a process that waits should not keep
-        subprocess.run([sys.executable, "-m", "infra.registry"], env=stack.environment(services), check=False)
+        outbox.deliver_apart(stack.environment(services))
     return closed
 
 
 def close_dangling_task_runs(prefect: stack.Service) -> list[str]:
-    """Say Crashed of every task run that is under way in a flow run which ended a minute ago.
+    """Say Crashed of every task run that is under way in a flow run of ours which ended a minute ago.
 
     Args:
         prefect: the Prefect server.
@@ -83,10 +92,13 @@ def close_dangling_task_runs(prefect: stack.Service) -> list[str]:
         StackError: the server did not answer, or refused.
     """
     before = (datetime.now(UTC) - timedelta(seconds=SETTLED_S)).isoformat()
+    of_pool = {"work_pools": {"name": {"any_": [stack.POOL]}}}  # parts of a flow run are runs of such flows too
+    ours = [flow["id"] for flow in stack.call(prefect, "/flows/filter", of_pool)]
     found = stack.call(
         prefect,
         "/task_runs/filter",
         {
+            "flows": {"id": {"any_": ours}},
             "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
             "flow_runs": {
                 "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
@@ -112,4 +124,4 @@ def _try(act: Callable[[], object]) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     with contextlib.suppress(KeyboardInterrupt):
-        keep()
+        keep_tidy() if "--only-tidy" in sys.argv[1:] else keep()

@@ -7,6 +7,7 @@ Every operation may be delivered twice: a point of a metric carries its time, an
 or a run that exists is left alone. So whoever is killed in mid-delivery does no harm.
 """
 
+import atexit
 import base64
 import contextlib
 import fcntl
@@ -14,6 +15,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import tempfile
 import time
 import zlib
@@ -27,12 +30,15 @@ if TYPE_CHECKING:
 
 from pydantic import BaseModel, ConfigDict
 
-from infra.settings import settings
+from infra.settings import PROJECT, settings
 
 log = logging.getLogger("headrace.outbox")
 
 QUIET_S = 10
 """After MLflow failed to answer, seconds in which nobody asks again: training goes on meanwhile."""
+
+LAST_LOOK_S = 5
+"""Seconds between two looks for MLflow by a process that only waits for it."""
 
 ANSWER_S = 20
 """Seconds that MLflow has to answer one request."""
@@ -59,11 +65,12 @@ class Target(BaseModel):
 
 
 class _Absence:
-    """Which server was last found absent, in this process, and until when nobody asks it again."""
+    """Which server was last found absent, in this process, until when nobody asks it again, and what was done."""
 
     server = ""
     until = 0.0
     told = False
+    waits = False
 
 
 def write(target: Target, operation: str, **arguments: Any) -> str:
@@ -104,6 +111,33 @@ def deliver() -> list[str]:
             if file.exists() and _deliver(file) and not file.exists():
                 done.append(file.stem)
     return done
+
+
+def deliver_apart(environment: Mapping[str, str]) -> None:
+    """Deliver, and bring the registry in line, in a process of its own.
+
+    MLflow takes 150 MB and seconds to import, which a process that waits should not keep.
+
+    Args:
+        environment: of that process.
+    """
+    subprocess.run([sys.executable, "-m", "infra.registry"], env=dict(environment), cwd=PROJECT, check=False)
+
+
+def last_call(seconds: float) -> None:
+    """Wait for MLflow until nothing waits for it, where the disk ends with the process: in a pod.
+
+    Args:
+        seconds: how long at most; what waits then is lost, and the log says so.
+    """
+    deadline = time.monotonic() + seconds
+    while waiting() and time.monotonic() < deadline:
+        if answers():
+            deliver_apart(os.environ)
+        if waiting():
+            time.sleep(min(LAST_LOOK_S, max(0.0, deadline - time.monotonic())))
+    if left := waiting():
+        log.error("MLflow did not answer for %.0f s; what flow runs %s wrote waits in %s.", seconds, left, _folder())
 
 
 def waiting() -> list[Path]:
@@ -273,6 +307,9 @@ def _note(file: Path, target: Target, operation: str, arguments: Mapping[str, An
         handle.write(json.dumps(noted).encode() + b"\n")
         handle.flush()
         os.fsync(handle.fileno())
+    if (seconds := settings().outbox_wait_s) and not _Absence.waits:
+        _Absence.waits = True
+        atexit.register(last_call, seconds)
 
 
 def _replace(file: Path, lines: list[bytes]) -> None:

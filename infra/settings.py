@@ -55,6 +55,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("HEADRACE_MLFLOW_PASSWORD", "MLFLOW_TRACKING_PASSWORD"),
         description="Password of that user.",
     )
+    outbox_wait_s: int = Field(
+        0, ge=0, description="Seconds that a process waits at its end for MLflow, where its disk ends with it."
+    )
     secrets: str = Field("", description="Folder with a file for each secret, named like its variable in lower case.")
 
     @property

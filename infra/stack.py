@@ -194,10 +194,11 @@ def down() -> list[str]:
 def foreground(name: str) -> tuple[list[str], dict[str, str]]:
     """Command and environment of one service, for whoever keeps processes alive himself, as a container does.
 
-    Before a worker is returned its pool, the shared results and the deployments are there.
+    Before a worker is returned its pool, the shared results and the deployments are there. A keeper here starts
+    nothing again; it closes what dead runs left open and delivers what waits for MLflow.
 
     Args:
-        name: prefect, or its halves prefect-api and prefect-services; mlflow; worker.
+        name: prefect, or its halves prefect-api and prefect-services; mlflow; worker; keeper.
 
     Returns:
         What to execute, and with what. There are passwords in the environment, none in the command.
@@ -210,6 +211,8 @@ def foreground(name: str) -> tuple[list[str], dict[str, str]]:
     if server in SERVERS:
         _refuse_what_cannot_be(elsewhere | {other: "" for other in SERVERS if other != server})
         folder().mkdir(parents=True, exist_ok=True)
+        if name in ("prefect", "prefect-services"):  # what counts the silence of runs
+            _give_grace()
         port = settings().prefect_port if server == "prefect" else settings().mlflow_port
         address = f"http://{_bracketed(settings().address)}:{port}"
         commands = {
@@ -220,14 +223,16 @@ def foreground(name: str) -> tuple[list[str], dict[str, str]]:
     if missing := [one for one in SERVERS if one not in elsewhere]:
         variables = {"prefect": "HEADRACE_PREFECT_API_URL", "mlflow": "HEADRACE_TRACKING_URI"}
         raise StackError(
-            f"a worker alone needs {' and '.join(variables[one] for one in missing)}; set what is missing."
+            f"a {name} alone needs {' and '.join(variables[one] for one in missing)}; set what is missing."
         )
     _refuse_what_cannot_be(elsewhere)
     folder().mkdir(parents=True, exist_ok=True)
-    record = {one: Service(pid=0, created=0, address=address) for one, address in elsewhere.items()}
+    record = elsewhere_services()
     for one, service in record.items():
         _wait_for_foreign(one, service)
         _knock(one, service)
+    if name == KEEPER:
+        return [*_commands(KEEPER, 0), "--only-tidy"], environment(record)
     _create_pool(record)
     if settings().results_location:
         _share_results(record)
@@ -485,6 +490,15 @@ def _elsewhere() -> dict[str, str]:
     return {name: address for name, address in found.items() if address}
 
 
+def elsewhere_services() -> Services:
+    """The servers that settings name as running already, as services that somebody else started."""
+    return {name: _foreign(address) for name, address in _elsewhere().items()}
+
+
+def _foreign(address: str) -> Service:
+    return Service(pid=0, created=0, address=address)
+
+
 def _refuse_what_cannot_be(elsewhere: dict[str, str]) -> None:
     """Look at the settings before anything starts.
 
@@ -535,7 +549,7 @@ def _change_hands(name: str, record: Services, elsewhere: dict[str, str]) -> Non
     if name in elsewhere:
         if name in record and not record[name].foreign:
             _end(name, record[name])
-        record[name] = Service(pid=0, created=0, address=elsewhere[name])
+        record[name] = _foreign(elsewhere[name])
     elif name in record and record[name].foreign:
         del record[name]
 
@@ -606,12 +620,17 @@ def _start_server(name: str, record: Services) -> None:
     """Start a server where it was before, or else on the first free port, and remember it."""
     _end(name, record.get(name))
     if name == "prefect":
-        give_grace(settings().home.resolve() / "prefect" / "prefect.db")
+        _give_grace()
     first = settings().prefect_port if name == "prefect" else settings().mlflow_port
     port = _free_port(first, record[name].port if name in record else 0)
     others = {other: service for other, service in record.items() if other != name and service.alive()}
     record[name] = _start(name, _commands(name, port), environment(others), port, _server_digest(name))
     _remember(record)
+
+
+def _give_grace() -> None:
+    database = _database("HEADRACE_PREFECT_DATABASE", settings().prefect_database.get_secret_value(), "asyncpg")
+    give_grace(database or settings().home.resolve() / "prefect" / "prefect.db")
 
 
 def _settle(name: str, record: Services) -> None:

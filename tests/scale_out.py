@@ -27,7 +27,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ import psutil
 import yaml
 from rich.console import Console
 
+from infra import automations
 from infra.manifest import code_digest
 from infra.settings import PROJECT
 from tests import services
@@ -241,6 +242,7 @@ def behind(proof: Proof) -> Pieces:
     fab = fabric(proof)
     return {
         "postgres": lambda _: _postgres(fab),
+        "grace": lambda _: _grace(fab),
         "redis": lambda _: _redis(fab),
         "s3": lambda _: _objects(fab),
         "dask": lambda _: _dask(fab),
@@ -258,6 +260,28 @@ def _postgres(fab: Fabric) -> Found:
     files = [str(file.name) for file in (fab.home / "first").rglob("*.db")]
     said = f"{flow_runs} flow runs of Prefect, {runs} runs of MLflow; SQLite files in HOME: {len(files)}"
     return {"version": fab.postgres.version, "said": said, "right": bool(flow_runs and runs and not files)}
+
+
+def _grace(fab: Fabric) -> Found:
+    """A run that Prefect waits for, in the database that a stopped server left, and the grace before its start."""
+    import psycopg
+    from sqlalchemy.engine import make_url
+
+    fab.run("retrieval/tiny")
+    url, moment = fab.environment["HEADRACE_PREFECT_DATABASE"], datetime.now(UTC)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            'INSERT INTO automation_bucket (automation_id, trigger_id, bucketing_key, count, start, "end") '
+            "SELECT id, gen_random_uuid(), '[\"proof\"]', 0, %s, %s FROM automation LIMIT 1",
+            (moment, moment + timedelta(seconds=60)),
+        )
+        automations.give_grace(make_url(url).set(drivername="postgresql+asyncpg"))
+        gone = connection.execute(
+            'DELETE FROM automation_bucket WHERE bucketing_key = \'["proof"]\' RETURNING "end"'
+        ).fetchone()
+    seconds = (gone[0] - moment).total_seconds() if gone else 0.0
+    said = f"a run that was waited for another 60 s has {seconds:.0f} s after a start of the server"
+    return {"version": fab.postgres.version, "said": said, "right": seconds >= automations.GRACE_S}
 
 
 def _redis(fab: Fabric) -> Found:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,17 +23,28 @@ def client(prefect_server: str) -> Iterator[Any]:
 
     with get_client(sync_client=True) as client:
         yield client
-        for automation in client.read_automations_by_name(automations.DEAD):
-            client.delete_automation(automation.id)
+        for name in (automations.DEAD, automations.STILLBORN):
+            for automation in client.read_automations_by_name(name):
+                client.delete_automation(automation.id)
 
 
 def test_the_automations_are_made_once_however_often_they_are_asked_for(client: Any) -> None:
-    assert automations.create() == [automations.DEAD]
+    silences = {automations.DEAD: automations.SILENCE_S, automations.STILLBORN: automations.STILLBORN_S}
+    assert automations.create() == list(silences)
     automations.create()
-    (found,) = client.read_automations_by_name(automations.DEAD)
-    assert found.enabled
-    assert found.trigger.within == timedelta(seconds=automations.SILENCE_S)
-    assert [action.type for action in found.actions] == ["change-flow-run-state"]
+    for name, seconds in silences.items():
+        (found,) = client.read_automations_by_name(name)
+        assert found.enabled
+        assert found.trigger.within == timedelta(seconds=seconds)
+        assert [action.type for action in found.actions] == ["change-flow-run-state"]
+
+
+def test_a_run_that_was_taken_is_not_waited_for_by_the_silence_of_those_that_began(client: Any) -> None:
+    """An image may have to be fetched, for minutes, before a run says its first word."""
+    automations.create()
+    (dead,), (stillborn,) = map(client.read_automations_by_name, (automations.DEAD, automations.STILLBORN))
+    assert stillborn.trigger.after == {"prefect.flow-run.Pending"}
+    assert not dead.trigger.after & stillborn.trigger.after
 
 
 def test_an_automation_that_a_person_switched_off_stays_off(client: Any) -> None:
@@ -164,3 +176,33 @@ def test_a_database_that_is_not_there_or_of_another_form_keeps_no_server_from_st
     assert automations.give_grace(other) == 0
     (tmp_path / "text.db").write_text("no database")
     assert automations.give_grace(tmp_path / "text.db") == 0
+
+
+def test_a_postgres_that_does_not_answer_keeps_no_server_from_starting() -> None:
+    from sqlalchemy.engine import make_url
+
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        assert automations.give_grace(make_url(f"postgresql+asyncpg://prefect:x@127.0.0.1:{port}/prefect")) == 0
+
+
+@pytest.mark.parametrize("service", ["prefect", "prefect-services"])
+def test_a_server_in_the_foreground_gives_grace_in_the_database_that_it_uses(
+    home: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    from infra import stack
+    from infra.settings import settings
+
+    given: list[Any] = []
+    monkeypatch.setattr(stack, "give_grace", given.append)
+    stack.foreground("prefect-api")
+    stack.foreground(service)
+    monkeypatch.setenv("HEADRACE_PREFECT_DATABASE", "postgresql://prefect:x@db:5432/prefect")
+    settings.cache_clear()
+    stack.foreground(service)
+    settings.cache_clear()
+    assert [str(database) for database in given] == [
+        str(home.resolve() / "prefect" / "prefect.db"),
+        "postgresql+asyncpg://prefect:***@db:5432/prefect",
+    ]

@@ -86,7 +86,7 @@ def test_volumes_and_networks_that_are_named_exist_and_no_other() -> None:
 
 
 def test_our_containers_have_no_root_no_capabilities_and_no_writable_code() -> None:
-    assert len(OURS) == 7
+    assert len(OURS) == 8
     for name in OURS:
         service = SERVICES[name]
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"]), name
@@ -108,7 +108,7 @@ def test_every_setting_that_is_given_exists() -> None:
 
 def test_every_service_of_ours_that_runs_headrace_names_one_that_it_knows() -> None:
     commands = {SERVICES[name]["command"][0] for name in OURS if "command" in SERVICES[name]}
-    assert commands == {"prefect-api", "prefect-services", "mlflow", "worker"}
+    assert commands == {"prefect-api", "prefect-services", "mlflow", "worker", "keeper"}
     done = subprocess.run(
         [sys.executable, "-m", "infra.cli", "serve", "nothing"],
         cwd=PROJECT,
@@ -159,6 +159,13 @@ def test_a_service_gets_no_secret_that_it_does_not_need() -> None:
     assert not {name for name in worker if name.endswith(("database", "redis_url"))}
     assert "aws_credentials" not in SERVICES["prefect"]["secrets"]
     assert "headrace_prefect_auth" not in SERVICES["mlflow"]["secrets"]
+
+
+def test_the_keeper_delivers_what_the_workers_noted() -> None:
+    keeper, worker = SERVICES["keeper"], SERVICES["worker"]
+    assert keeper["volumes"] == [volume for volume in worker["volumes"] if volume.endswith(":/var/lib/headrace")]
+    assert set(keeper["secrets"]) <= set(worker["secrets"])
+    assert keeper["environment"].items() <= worker["environment"].items()
 
 
 def test_secrets_are_random_fit_one_another_and_are_kept_when_made_again(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra import keeper, stack
+from infra.settings import settings
 from infra.stack import Service
 
 
@@ -54,7 +55,7 @@ def test_a_dead_service_is_started_again_within_seconds(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(stack, "known", lambda: services)
     monkeypatch.setattr(stack, "up", up)
-    monkeypatch.setattr(keeper, "tidy", list)
+    monkeypatch.setattr(keeper, "tidy", lambda _: [])
     kept()
     assert started == [1000.0 + keeper.LOOK_S]
 
@@ -87,7 +88,7 @@ def test_after_a_bad_spell_it_looks_as_often_as_before(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(stack, "known", known)
     monkeypatch.setattr(stack, "up", lambda _: started.append(keeper.time.monotonic()))
-    monkeypatch.setattr(keeper, "tidy", list)
+    monkeypatch.setattr(keeper, "tidy", lambda _: [])
     kept()
     assert min(one for one in started if one > 3000) <= 3000 + 2 * keeper.LOOK_S
 
@@ -107,7 +108,7 @@ def test_a_keeper_of_a_healthy_stack_starts_nothing_and_tidies_twice_a_minute(
     tidied: list[float] = []
     monkeypatch.setattr(stack, "known", lambda: {"prefect": Mortal(pid=1, created=0)})
     monkeypatch.setattr(stack, "up", lambda _: pytest.fail("nothing was dead"))
-    monkeypatch.setattr(keeper, "tidy", lambda: tidied.append(keeper.time.monotonic()))
+    monkeypatch.setattr(keeper, "tidy", lambda _: tidied.append(keeper.time.monotonic()))
     kept()
     assert 90 <= len(tidied) <= 121
 
@@ -115,14 +116,14 @@ def test_a_keeper_of_a_healthy_stack_starts_nothing_and_tidies_twice_a_minute(
 def test_the_keeper_itself_is_none_of_those_that_it_starts(monkeypatch: pytest.MonkeyPatch, clock: None) -> None:
     monkeypatch.setattr(stack, "known", lambda: {stack.KEEPER: Mortal(pid=1, created=0, lives=False)})
     monkeypatch.setattr(stack, "up", lambda _: pytest.fail("a keeper that runs must not start a keeper"))
-    monkeypatch.setattr(keeper, "tidy", list)
+    monkeypatch.setattr(keeper, "tidy", lambda _: [])
     kept()
 
 
 def test_a_server_that_does_not_answer_does_not_end_the_keeper(monkeypatch: pytest.MonkeyPatch, clock: None) -> None:
     tried: list[int] = []
 
-    def tidy() -> list[str]:
+    def tidy(_: stack.Services) -> list[str]:
         tried.append(1)
         raise stack.StackError("Prefect refused")
 
@@ -130,6 +131,26 @@ def test_a_server_that_does_not_answer_does_not_end_the_keeper(monkeypatch: pyte
     monkeypatch.setattr(keeper, "tidy", tidy)
     kept()
     assert len(tried) > 90
+
+
+def test_where_others_keep_processes_alive_it_only_tidies_and_never_gives_up(
+    monkeypatch: pytest.MonkeyPatch, clock: None
+) -> None:
+    monkeypatch.setenv("HEADRACE_PREFECT_API_URL", "http://prefect.example.org:4200/api")
+    settings.cache_clear()
+    asked: list[str] = []
+
+    def tidy(services: stack.Services) -> list[str]:
+        asked.append(services["prefect"].url)
+        raise stack.StackError("Prefect is lost")
+
+    monkeypatch.setattr(keeper, "tidy", tidy)
+    monkeypatch.setattr(stack, "up", lambda _: pytest.fail("it starts nothing"))
+    with pytest.raises(Stop):
+        keeper.keep_tidy()
+    settings.cache_clear()
+    assert len(asked) > 3600 / keeper.TIDY_S
+    assert set(asked) == {"http://prefect.example.org:4200"}
 
 
 # --------------------------------------------------------------------------------------- task runs left open
@@ -140,21 +161,24 @@ def server(prefect_server: str, home: Path) -> Service:
     return Service(pid=0, created=0, address=prefect_server.removesuffix("/api"))
 
 
-def task_run(flow_state: str) -> Any:
-    """A task run that says Running, in a flow run of some state; returns its id."""
+def task_run(flow_state: str, pool: str = stack.POOL) -> Any:
+    """A task run that says Running, in a flow run of some state of a pool; returns its id."""
     from prefect import flow, task
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.states import Running, State, StateType
 
     @task
     def left_open() -> None:
         pass
 
-    @flow
+    @flow(name=f"ended in {pool}")
     def ended() -> None:
         pass
 
     with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"), overwrite=True)
+        client.create_deployment(client.create_flow(ended), name="any", work_pool_name=pool)
         flow_run = client.create_flow_run(ended)
         run = client.create_task_run(left_open, flow_run_id=flow_run.id, dynamic_key="0", state=Running())
         client.set_flow_run_state(flow_run.id, Running(), force=True)
@@ -204,3 +228,10 @@ def test_a_task_run_of_a_flow_run_under_way_is_left_alone(server: Service, monke
     time.sleep(1)
     keeper.close_dangling_task_runs(server)
     assert state_of(run) == "RUNNING"
+
+
+def test_a_task_run_of_somebody_else_is_left_alone(server: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "SETTLED_S", -5)
+    ours, others = task_run("CRASHED"), task_run("CRASHED", "of-others")
+    assert closed(server, ours)
+    assert state_of(others) == "RUNNING"

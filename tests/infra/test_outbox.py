@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from infra import outbox
-from infra.settings import settings
+from infra.settings import PROJECT, settings
 from infra.tracking import adopt, lightning_logger, mlflow_client, run_for
 
 
@@ -116,6 +116,41 @@ def test_a_run_that_begins_and_ends_while_mlflow_is_away_is_made_afterwards(away
     assert found[0].data.metrics == {"loss": 0.5, "train_loss": 0.25}
     assert found[0].data.tags["product"] == "toy"
     assert found[0].info.status == "FINISHED"
+
+
+def test_a_process_whose_disk_ends_with_it_waits_for_mlflow_and_ends_then(away: Server, home: Path) -> None:
+    """A pod: nobody comes to its outbox afterwards."""
+    away.kill()
+    program = (
+        "from infra.tracking import run_for\n"
+        "with run_for('outbox', 'of-a-pod', 'of a pod') as run: run.metrics({'loss': 0.5})\n"
+    )
+    environment = {**os.environ, "HEADRACE_OUTBOX_WAIT_S": "300"}
+    pod = subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=PROJECT)
+    try:
+        while not outbox.waiting():
+            time.sleep(0.1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            pod.wait(timeout=15)  # long after its work is done
+        away.start()
+        assert pod.wait(timeout=120) == 0
+    finally:
+        pod.kill()
+    assert outbox.waiting() == []
+    client = mlflow_client()
+    (found,) = client.search_runs(
+        [client.get_experiment_by_name("outbox").experiment_id], "tags.`prefect.flow_run_id` = 'of-a-pod'"
+    )
+    assert found.data.metrics == {"loss": 0.5}
+
+
+def test_a_process_that_waited_long_enough_says_what_is_lost(away: Server, caplog: pytest.LogCaptureFixture) -> None:
+    away.kill()
+    with run_for("outbox", "in-vain", "in vain") as run:
+        run.metrics({"loss": 0.5})
+    outbox.last_call(0.1)
+    assert "MLflow did not answer" in caplog.text
+    assert "in-vain" in caplog.text
 
 
 def test_a_delivery_that_is_killed_and_repeated_leaves_no_point_twice(away: Server) -> None:
