@@ -41,7 +41,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from infra import manifest, stack, terminal
+from infra import access, manifest, stack, terminal
 from infra.manifest import FileEntry, Manifest, digest_of
 from infra.settings import Settings, settings
 from infra.store import Current, IntegrityError, Store, StoreError, sync_folder, write_durably
@@ -288,38 +288,47 @@ class StoreCopy:
         self._beside("")
 
     def product(self, kind: str, name: str) -> None:
-        """Copy the versions of a product, then its manifests, then which one is live."""
+        """Copy the versions of a product, then its manifests, then which one is live.
+
+        That is done while others publish, once more when one came between; the last time they wait.
+        """
         folder = f"{kind}/{name}"
         for attempt in range(_ATTEMPTS):
-            damaged: dict[str, str] = {}
-            for version in self.store.known(kind, name):
-                damaged |= self._payload(kind, name, version)
-            pointer = self._bytes(f"{folder}/CURRENT")
-            current = None
-            if pointer is not None:
-                try:
-                    current = Current.model_validate_json(pointer)
-                except ValidationError:
-                    damaged["CURRENT"] = f"{folder}/CURRENT: expected a pointer as JSON, found something else."
-            for version in (current.version, *current.history) if current else ():
-                if f"{folder}/{version}" not in self._manifests and version not in damaged:
-                    damaged |= self._payload(kind, name, version)
-            for target in [target for target in self._manifests if target.startswith(f"{folder}/")]:
-                self._manifest(target)
+            with self.store.quiet(kind, name) if attempt == _ATTEMPTS - 1 else contextlib.nullcontext():
+                pointer, current, damaged = self._versions(kind, name)
             sealed = current and self.files.get(f"{folder}/{current.version}/manifest.json")
             if current is None or current.version in damaged or (sealed and sealed.sha256 in current.seals):
                 break
-            if attempt == _ATTEMPTS - 1:
-                damaged[current.version] = (
-                    f"{folder}/{current.version}/manifest.json: it is not the one that was published."
-                )
+            torn = current.version
             time.sleep(0.2)
+        else:
+            damaged[torn] = f"{folder}/{torn}/manifest.json: it is not the one that was published."
         self._beside(folder)
         if pointer is not None:
             self._keep(f"{folder}/CURRENT", pointer)
         if current is not None:
             self.live[folder] = current.version
         self.left_out += damaged.values()
+
+    def _versions(self, kind: str, name: str) -> tuple[bytes | None, Current | None, dict[str, str]]:
+        """Copy the versions of a product; returns CURRENT as it is and as it reads, and what is damaged, by version."""
+        folder = f"{kind}/{name}"
+        damaged: dict[str, str] = {}
+        for version in self.store.known(kind, name):
+            damaged |= self._payload(kind, name, version)
+        pointer = self._bytes(f"{folder}/CURRENT")
+        current = None
+        if pointer is not None:
+            try:
+                current = Current.model_validate_json(pointer)
+            except ValidationError:
+                damaged["CURRENT"] = f"{folder}/CURRENT: expected a pointer as JSON, found something else."
+        for version in (current.version, *current.history) if current else ():
+            if f"{folder}/{version}" not in self._manifests and version not in damaged:
+                damaged |= self._payload(kind, name, version)
+        for target in [target for target in self._manifests if target.startswith(f"{folder}/")]:
+            self._manifest(target)
+        return pointer, current, damaged
 
     def _payload(self, kind: str, name: str, version: str) -> dict[str, str]:
         """Copy the files of a version; what is wrong with it, by version. One that is gone by now is left alone."""
@@ -882,8 +891,9 @@ def _plain_settings(now: Settings) -> dict[str, str]:
 
 
 def _without_secrets(value: str) -> str:
-    """A setting without what an address may carry: user and password, and what follows a question mark."""
-    return re.sub(r"(?<=://)[^/;\s]*@|\?[^;\s]*", "", value)
+    """A setting, or each of several roots, without what an address may carry: user, password and query."""
+    roots = re.split(r";(?=\s*(?:[\w+.-]+:/)?/)", value)  # a semicolon elsewhere may be one of a password
+    return ";".join(map(access.without_credentials, roots))
 
 
 def _postgres(part: str) -> str:

@@ -336,9 +336,11 @@ def churn(root: str) -> None:
             store.remove("index", "toy", manifest.digest[:12], "for room")
 
 
+@pytest.mark.parametrize("attempts", [backups._ATTEMPTS, 1], ids=["meanwhile", "while the publisher waits"])
 def test_a_backup_made_while_another_process_publishes_and_removes_is_of_one_whole_moment(
-    installation: Path, target: Path, tmp_path: Path
+    installation: Path, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: int
 ) -> None:
+    monkeypatch.setattr(backups, "_ATTEMPTS", attempts)
     store, seen = Store(settings().store_location), set()
     store.unpin("index", "toy", store.current("index", "toy").history[0])
     child = os.fork()
@@ -1114,6 +1116,25 @@ def test_no_secret_is_in_a_backup_or_said(installation: Path, target: Path, monk
         done.output
     )
     assert "MLflow's files are in s3://bucket/mlflow; keep them with the tools of that place." in done.output
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("postgresql://u:planted/w@host/db", "postgresql://host/db"),
+        ("postgresql://u:planted?w@host/db?passfile=planted", "postgresql://host/db"),
+        ("postgresql://u:planted@planted/planted@host/db", "postgresql://host/db"),
+        ("https://u:planted;planted@host/x", "https://host/x"),
+        ("https://u:planted/1@a/x;s3://bucket/b@c?x=planted;/srv/d?e;~/f", "https://a/x;s3://bucket/b@c;/srv/d?e;~/f"),
+        ("redis://:planted@host:6379/0", "redis://host:6379/0"),
+        ("filecache::s3://k:planted@bucket/x#planted", "filecache::s3://bucket/x"),
+        ("http://[::1]:4200/api", "http://[::1]:4200/api"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        ("/srv/what?/a@b", "/srv/what?/a@b"),
+    ],
+)
+def test_a_setting_is_kept_without_its_secrets_whatever_characters_they_have(value: str, kept: str) -> None:
+    assert backups._without_secrets(value) == kept
 
 
 def test_a_backup_is_for_its_owner_alone(installation: Path, target: Path) -> None:
