@@ -1,10 +1,13 @@
 """Who may call the servers: credentials, looked at before anything listens where other machines can reach it.
 
-Neither server has a default password, and none is taken that a stranger would try first.
+Neither server has a default password, and none is taken that a stranger would try first. Addresses of data and servers
+are written beside runs and into logs, so none may have credentials in it.
 """
 
 import base64
+import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from infra.settings import Settings
 
@@ -16,6 +19,39 @@ GUESSED_FIRST = (
     *("12345", "prefect", "mlflow", "headrace", "postgres"),
 )
 """Words that begin every list of passwords; with some digits behind they are no better."""
+
+_USER = re.compile(r"(?<=://)(?:[^/]*:.*@|[^/]*@)", re.DOTALL)
+_HOST = re.compile(r"(\[[^\[\]@]*\]|[^:@]*)(:\d*)?")
+_SIGNATURE = re.compile(
+    r"^x-(amz|goog)-|signature|token|passw|pwd|secret|credential|expires"
+    r"|(?<![a-z])(sig|auth|jwt|hmac)(?![a-z])|key(?![a-z])|keyid",
+    re.IGNORECASE,
+)
+"""Names of a query's parameters that let its reader in: X-Amz-Signature, sig, AWSAccessKeyId, access_token, api_key."""
+
+
+def credentials_in(address: str) -> str:
+    """What of an address would let its reader in: "a user or password", "'sig' in its query"; "" when nothing would.
+
+    An @ after the host is part of a path, unless what stands before the first slash is no host: then the slash is one
+    of a password. Paths of files have no credentials.
+    """
+    for rest in address.split("://")[1:]:
+        host = rest.partition("/")[0]
+        if "@" in host or ("@" in rest and not _HOST.fullmatch(host)):
+            return "a user or password"
+    parts = re.split("[?#&;]", address)[1:] if "://" in address else []
+    names = [unquote(part.partition("=")[0]) for part in parts if "=" in part]
+    return next((f"{name!r} in its query" for name in names if _SIGNATURE.search(name)), "")
+
+
+def without_credentials(address: str) -> str:
+    """An address without user and password, and without the query, which may be signed.
+
+    It rather takes too much: `u:7/w@host` may be a port or a password, so all up to the last @ goes. Paths of files
+    stay as they are.
+    """
+    return re.split("[?#]", _USER.sub("", address), maxsplit=1)[0] if "://" in address else address
 
 
 def objections(settings: Settings, *, prefect: bool, mlflow: bool) -> list[str]:

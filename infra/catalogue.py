@@ -12,8 +12,9 @@ import re
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pooch
 
+from infra.access import credentials_in, without_credentials
 from infra.settings import PROJECT, settings
 
 
@@ -112,6 +114,8 @@ def fingerprint(location: str) -> str:
             with filesystem.open(path, "rb") as handle:  # a server without marks: only the content itself tells
                 return hashlib.file_digest(handle, "sha256").hexdigest()
         except (FileNotFoundError, OSError) as error:
+            if isinstance(error.__cause__, CatalogueError):  # a redirect: fsspec says that there is no file
+                raise error.__cause__ from None
             raise CatalogueError(f"{location}: cannot be reached ({error}).") from error
     with locate(location).open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -121,14 +125,14 @@ def allowed(location: str) -> str:
     """The location with links resolved, if it lies under one of the data roots.
 
     Raises:
-        CatalogueError: it does not, or has a user's name or password in it.
+        CatalogueError: it does not, or has a user's name, a password or a signature in it.
     """
     roots = data_roots()
     if "://" in location:
-        if "@" in location.partition("://")[2].partition("/")[0]:
+        if found := credentials_in(location):
             raise CatalogueError(
-                f"{_plain(location)!r} was given with a user or password, which everybody would read beside the run; "
-                "leave them out, and give the worker credentials by its environment."
+                f"{without_credentials(location)!r} was given with {found}, which everybody would read beside the run; "
+                "leave it out, and give the worker credentials by its environment."
             )
         straight = not any(piece in ("", ".", "..") for piece in _pieces(location))
         prefixes = [root.rstrip("/") + "/" for root in roots if "://" in root]
@@ -141,14 +145,9 @@ def allowed(location: str) -> str:
         if any(path.is_relative_to(Path(root).resolve()) for root in roots if "://" not in root):
             return str(path)
     raise CatalogueError(
-        f"{location!r} lies outside the data roots ({', '.join(map(_plain, roots))}); move it there or extend "
-        "HEADRACE_DATA_ROOTS."
+        f"{location!r} lies outside the data roots ({', '.join(map(without_credentials, roots))}); move it there or "
+        "extend HEADRACE_DATA_ROOTS."
     )
-
-
-def _plain(location: str) -> str:
-    """A location without a user's name and password."""
-    return re.sub(r"(?<=://)[^/\s]*@", "", location)
 
 
 def _host(url: str) -> str:
@@ -163,7 +162,8 @@ def _refuse_inner_addresses(url: str, *, by_name: bool) -> None:
     """Refuse a web address that leads into this machine or its network, as a parameter from outside may try.
 
     A data root that names the very host allows it, wherever it is: an intranet's file server is the operator's own
-    choice. What gives a cloud machine its credentials (link-local addresses) is never raw data.
+    choice. What gives a cloud machine its credentials (link-local addresses) is never raw data. An IPv6 address that
+    carries an IPv4 address is as inner as that: a translator or tunnel on the way delivers there.
 
     Args:
         url: where the content is said to be.
@@ -179,12 +179,43 @@ def _refuse_inner_addresses(url: str, *, by_name: bool) -> None:
     except OSError:
         return  # whoever opens it says that it cannot be reached
     for address in found:
-        inner = address.is_link_local or address.is_multicast or address.is_unspecified
-        if inner or (not address.is_global and not by_name):
-            raise CatalogueError(
-                f"{url!r} leads to {address}, which is not a public address; name the host itself in "
-                "HEADRACE_DATA_ROOTS if it may be read."
-            )
+        for end in (address, *_carried(address)):
+            inner = end.is_link_local or end.is_multicast or end.is_unspecified
+            public = end.is_global and not any(end in network for network in _NOT_PUBLIC)
+            if inner or (not public and not by_name):
+                through = "" if end == address else f" and through it to {end}"
+                raise CatalogueError(
+                    f"{url!r} leads to {address}{through}, which is not a public address; name the host itself in "
+                    "HEADRACE_DATA_ROOTS if it may be read."
+                )
+
+
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")  # RFC 8215
+_NOT_PUBLIC = (_LOCAL_NAT64, IPv6Network("fec0::/10"))  # site-local, RFC 3879; `ipaddress` may call both public
+_LAST_32_BITS = tuple(
+    IPv6Network(prefix)
+    for prefix in (
+        "::/96",  # IPv4-compatible, RFC 4291
+        "::ffff:0:0/96",  # IPv4-mapped, RFC 4291
+        "::ffff:0:0:0/96",  # IPv4-translated, RFC 2765
+        "64:ff9b::/96",  # NAT64, RFC 6052
+    )
+)
+
+
+def _carried(address: IPv4Address | IPv6Address) -> Iterator[IPv4Address]:
+    """The IPv4 addresses that are written into an IPv6 address."""
+    if isinstance(address, IPv4Address):
+        return
+    if any(address in network for network in _LAST_32_BITS):
+        yield IPv4Address(address.packed[12:])
+    if address in _LOCAL_NAT64:  # behind the prefix, around byte 8, or at the end: RFC 6052, 2.2; the other is empty
+        places = (address.packed[6:8] + address.packed[9:11], address.packed[12:])
+        yield from (IPv4Address(place) for place in places if any(place))
+    if address.sixtofour:
+        yield address.sixtofour
+    if address.teredo:
+        yield from address.teredo
 
 
 def data_roots() -> tuple[str, ...]:
@@ -206,21 +237,33 @@ def _pieces(url: str) -> list[str]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """What opens a URL. Redirects are refused: they could lead out of the data roots."""
+    """What opens a URL. Redirects are refused, whatever request they answer: they could lead out of the data roots."""
     if url.startswith(("http://", "https://")):
         request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme was looked at
         try:
             _DIRECT.open(request, timeout=30).close()
         except urllib.error.HTTPError as error:
-            if error.code in (301, 302, 303, 307, 308):
-                target = error.headers.get("Location", "elsewhere")
-                raise CatalogueError(f"{url} redirects to {target}; name that location, if it may be read.") from error
+            if 300 <= error.code < 400:
+                raise _redirected(url, error.headers.get("Location", "elsewhere")) from error
         except urllib.error.URLError as error:
             raise CatalogueError(f"{url}: cannot be reached ({error.reason}).") from error
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url, allow_redirects=False)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(
+            url, allow_redirects=False, client_kwargs={"raise_for_status": _refuse_redirect}
+        )
     else:
         found = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return found
+
+
+async def _refuse_redirect(answer: Any) -> None:
+    """Look at every answer that content is read from: a server may answer HEAD otherwise, or not at all."""
+    if 300 <= answer.status < 400:
+        raise _redirected(str(answer.url), answer.headers.get("Location", "elsewhere"))
+
+
+def _redirected(url: str, target: str) -> CatalogueError:
+    place = re.split("[?#]", without_credentials(target), maxsplit=1)[0]  # the target may be relative, and signed
+    return CatalogueError(f"{url} redirects to {place}; name that location, if it may be read.")
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -229,6 +272,9 @@ class _Stay(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
 
+
+LONGEST_NAME = 50
+"""Characters of a URL's own name in that of its copy; a file's name has 255 bytes, and a character up to four."""
 
 _DIRECT = urllib.request.build_opener(_Stay)
 _MARKS = ("etag", "content-md5", "digest", "last-modified", "mtime", "checksum", "lastmodified", "md5hash", "crc32c")
@@ -274,10 +320,14 @@ def _content_digest(path: Path) -> str:
 
 
 def _download(url: str) -> Path:
-    """Copy a URL's content to scratch, under a name that changes when the content does."""
+    """Copy a URL's content to scratch, under a name that changes when the content does.
+
+    Of the URL the name has the end of its path; the rest of it counts in the digest.
+    """
     before = fingerprint(url)
     mark = hashlib.sha256(f"{url} {before}".encode()).hexdigest()[:16]
-    target = settings().scratch / "downloads" / f"{mark}-{url.rpartition('/')[2]}"
+    name = without_credentials(url).rpartition("/")[2]
+    target = settings().scratch / "downloads" / f"{mark}-{name[-LONGEST_NAME:]}"
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.{os.getpid()}")

@@ -191,12 +191,11 @@ class Patient:
         found: dict[Key, Entry] = {}
         for kind, name in self.products:
             with contextlib.suppress(StoreError):  # a folder that is no product; `live` says so
-                for version in self.store.known(kind, name):
+                for key in ((kind, name, version) for version in self.store.known(kind, name)):
                     try:
-                        manifest = self.store.manifest(kind, name, version)
-                        found[kind, name, version] = Entry(manifest, self.store.format_of(kind, name, version))
+                        found[key] = Entry(self.store.manifest(*key), self.store.format_of(*key))
                     except StoreError as error:
-                        found[kind, name, version] = Entry(None, error=str(error))
+                        found[key] = Entry(None, error=str(error))
         return found
 
 
@@ -738,6 +737,7 @@ def _live(patient: Patient) -> Iterator[Finding]:
 def _others(patient: Patient) -> Iterator[Finding]:
     """Manifests of all versions and, if wished, every byte of them."""
     damaged = False
+    yield from _not_known("all versions", patient)
     headless = set()
     for kind, name in patient.products:
         if not isinstance(patient.live.get((kind, name)), str):
@@ -792,6 +792,9 @@ def _wrong_with(store: Store, key: Key, current: Current | None = None) -> list[
         except (FileNotFoundError, NotADirectoryError):
             wrong.append(f"{path}: expected a file, found none.")
             continue
+        except IsADirectoryError:
+            wrong.append(f"{path}: expected a file, found a folder.")
+            continue
         if length != entry.length:
             wrong.append(f"{path}: expected {entry.length} bytes, found {length}.")
         elif total.hexdigest() != entry.sha256:
@@ -801,6 +804,7 @@ def _wrong_with(store: Store, key: Key, current: Current | None = None) -> list[
 
 def _lineage(patient: Patient) -> Iterator[Finding]:
     """Whether all that live and pinned versions are made from is there."""
+    yield from _not_known("lineage", patient)
     wanted = {(*product, current.version) for product, current in patient.live.items() if isinstance(current, Current)}
     for kind, name in patient.products:
         with contextlib.suppress(StoreError):  # unreadable pins are told by the check of the pins
@@ -896,6 +900,7 @@ def _registry(patient: Patient) -> Iterator[Finding]:
     if (mlflow := patient.server("mlflow")) is None:
         yield _not_asked("registry", "MLflow")
         return
+    yield from _not_known("registry", patient)
     looked, wrong = 0, []
     for (kind, name), current in patient.live.items():
         if kind in KINDS and isinstance(current, Current):
@@ -975,6 +980,13 @@ CHECKS: dict[str, Check] = {
 
 def _not_asked(check: str, server: str) -> Finding:
     return Finding(check, "warning", f"not looked at: {server} does not answer", "See servers.")
+
+
+def _not_known(check: str, patient: Patient) -> Iterator[Finding]:
+    """The products that a check of what is live has to leave out."""
+    for (kind, name), current in patient.live.items():
+        if isinstance(current, str) and f"{kind}/{name}/CURRENT" in current:
+            yield Finding(check, "warning", f"nobody knows what is live of {kind}/{name}", "See live versions.")
 
 
 def _some(names: Iterable[str]) -> str:

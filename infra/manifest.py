@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from infra.access import credentials_in, without_credentials
 from infra.refs import Ref
 
 RefT = TypeVar("RefT", bound=Ref)
@@ -120,11 +121,21 @@ def describe(
         inputs: what it is made from.
         flow_run_id: the Prefect run that makes it.
         run_id: the MLflow run that makes it.
+
+    Raises:
+        ValueError: a setting has credentials in it, even one that is not read: a manifest is for everybody.
     """
+    values = describe_configuration(configuration)
+    for setting, value in flatten(values).items():
+        if isinstance(value, str) and (found := credentials_in(value)):
+            raise ValueError(
+                f"{setting} is {without_credentials(value)!r} and was given with {found}, which everybody would read "
+                "beside the run; leave it out, and give the worker credentials by its environment."
+            )
     return Manifest(
         kind=ref_class.kind,
         name=name,
-        configuration=describe_configuration(configuration),
+        configuration=values,
         configuration_class=class_path(configuration),
         inputs={ref.kind: {"name": ref.name, "version": ref.version, "digest": ref.digest} for ref in inputs},
         files=(),

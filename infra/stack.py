@@ -525,9 +525,9 @@ def _refuse_what_cannot_be(elsewhere: dict[str, str]) -> None:
         ("HEADRACE_TRACKING_URI", now.tracking_uri),
         ("HEADRACE_PREFECT_API_URL", now.prefect_api_url),
     ):
-        if "@" in value.partition("://")[2].partition("/")[0]:
+        if given := access.credentials_in(value):
             found.append(
-                f"{variable} has a user or a password in it, and addresses are logged; take it out and set AWS_*, "
+                f"{variable} has {given}, and addresses are logged; take it out and set AWS_*, "
                 "HEADRACE_MLFLOW_PASSWORD or HEADRACE_PREFECT_AUTH."
             )
     if now.redis_url.get_secret_value().partition("://")[0].lower() not in ("", "redis", "rediss"):

@@ -395,6 +395,8 @@ class Store:
             return Current.model_validate_json(self._fs.cat_file(f"{self._path}/{path}"))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except IsADirectoryError as error:
+            raise IntegrityError(f"{path}: expected a pointer as JSON, found a folder; move it away.") from error
         except ValidationError as error:
             raise IntegrityError(f"{path}: expected a pointer as JSON, found {error.errors()[0]['msg']}.") from error
 
@@ -744,6 +746,8 @@ class Store:
             return _NOTES.validate_json(self._fs.cat_file(f"{self._path}/{path}"))
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        except IsADirectoryError as error:
+            raise IntegrityError(f"{path}: expected a file, found a folder; move it away.") from error
         except ValidationError as error:
             raise IntegrityError(
                 f"{path}: expected versions with why and when, found {error.errors()[0]['msg']}."
@@ -789,6 +793,8 @@ class Store:
             data: bytes = self._fs.cat_file(f"{self._path}/{path}")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise IntegrityError(f"{path}: expected a file, found none{self._epitaph(path)}.") from error
+        except IsADirectoryError as error:
+            raise IntegrityError(f"{path}: expected a file, found a folder; move it away.") from error
         return data
 
     def _mark(self, path: str) -> str | None:

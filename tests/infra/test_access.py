@@ -196,7 +196,7 @@ def test_no_command_line_has_a_secret_and_each_process_learns_only_its_own(told:
         ("prefect_database", "postgresql://one:Xc8uN4eG7wQ2@db:port/prefect", "cannot be read"),
         ("redis_url", "memcached://:Xc8uN4eG7wQ2@redis", "HEADRACE_REDIS_URL must be redis://"),
         ("tracking_uri", "https://me:Xc8uN4eG7wQ2@mlflow.example.org", "HEADRACE_TRACKING_URI has a user"),
-        ("store", "s3://key:Xc8uN4eG7wQ2@bucket/store", "HEADRACE_STORE has a user or a password"),
+        ("store", "s3://key:Xc8uN4eG7wQ2@bucket/store", "HEADRACE_STORE has a user or password"),
     ],
 )
 def test_an_address_that_is_none_is_refused_by_its_setting_and_not_repeated(

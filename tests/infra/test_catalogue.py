@@ -4,7 +4,8 @@ import gzip
 import hashlib
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,131 @@ def test_an_address_inside_this_network_is_refused_unless_an_operator_named_it(
         locate(location)
 
 
+INNER = ("127.0.0.1", "10.1.2.3", "192.168.0.10", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1")  # noqa: S104
+PUBLIC = "8.8.4.4"
+
+
+def low(prefix: str) -> Callable[[int], int]:
+    """Writes an IPv4 address into the last bits behind a prefix."""
+    return lambda inner: int(IPv6Address(prefix)) | inner
+
+
+CARRIERS: dict[str, Callable[[int], int]] = {
+    "mapped": low("::ffff:0:0"),
+    "compatible": low("::"),
+    "translated": low("::ffff:0:0:0"),
+    "NAT64": low("64:ff9b::"),
+    "6to4": lambda inner: 0x2002 << 112 | inner << 80 | 1,
+    "local NAT64": low("64:ff9b:1::"),
+    # RFC 6052, 2.2: 64:ff9b:1:AABB:00CC:DD00::
+    "local NAT64 around byte 8": lambda inner: 0x64FF9B0001 << 80 | inner >> 16 << 64 | (inner & 0xFFFF) << 40,
+    "Teredo client": lambda inner: 0x20010000 << 96 | int(IPv4Address(PUBLIC)) << 64 | inner ^ 0xFFFFFFFF,
+    "Teredo server": lambda inner: 0x20010000 << 96 | inner << 64 | int(IPv4Address(PUBLIC)) ^ 0xFFFFFFFF,
+}
+
+
+def carried(carrier: str, inner: str) -> str:
+    """An address with another in it; written out, for a URL with :: in it is refused as a chain of file systems."""
+    return IPv6Address(CARRIERS[carrier](int(IPv4Address(inner)))).exploded
+
+
+@pytest.mark.parametrize("inner", INNER)
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_an_inner_address_is_refused_within_an_ipv6_address_too(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, carrier: str, inner: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", "http://")
+    settings.cache_clear()
+    with pytest.raises(CatalogueError, match="not a public address"):
+        allowed(f"http://[{carried(carrier, inner)}]/x")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_credentials_of_a_cloud_are_refused_within_an_ipv6_address_even_when_an_operator_named_it(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    host = f"http://[{carried(carrier, '169.254.169.254')}]"
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", host)
+    settings.cache_clear()
+    with pytest.raises(CatalogueError, match="not a public address"):
+        allowed(f"{host}/latest/meta-data")
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_an_operator_may_name_an_inner_address_within_an_ipv6_address(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    host = f"http://[{carried(carrier, '10.1.2.3')}]"
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", host)
+    settings.cache_clear()
+    assert allowed(f"{host}/x") == f"{host}/x"
+
+
+@pytest.mark.parametrize("carrier", ["compatible", "NAT64", "6to4"])
+def test_a_public_address_within_an_ipv6_address_may_be_read(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, carrier: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", "http://")
+    settings.cache_clear()
+    url = f"http://[{carried(carrier, PUBLIC)}]/x"
+    assert allowed(url) == url
+
+
+@pytest.mark.parametrize("inner", ["fec0::1", "64:ff9b:1::808:404", "fc00::1"])
+def test_ipv6_addresses_of_a_network_of_ones_own_are_refused(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, inner: str
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", "http://")
+    settings.cache_clear()
+    with pytest.raises(CatalogueError, match="not a public address"):
+        allowed(f"http://[{IPv6Address(inner).exploded}]/x")
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=planted", "X-Amz-Algorithm"),
+        ("?x-goog-signature=planted", "x-goog-signature"),
+        ("?sv=2024&SIG=planted", "SIG"),
+        ("?AWSAccessKeyId=planted&Signature=planted&Expires=1", "AWSAccessKeyId"),
+        ("?file=a.csv&access_token=planted", "access_token"),
+        ("?api%5Fkey=planted", "api_key"),
+        ("?a=b;password=planted", "password"),
+        ("?client_secret=planted", "client_secret"),
+        ("?Expires=1767225600", "Expires"),
+        ("#token=planted", "token"),
+    ],
+)
+def test_a_signed_query_is_refused_by_the_name_of_its_parameter_alone(roots: Path, query: str, named: str) -> None:
+    for place in ("s3://bucket/raw/x.csv", "http://127.0.0.1:8443/pub/x.csv", "https://elsewhere/x.csv"):
+        for ask in (locate, fingerprint):
+            with pytest.raises(
+                CatalogueError, match=f"was given with '{named}' in its query, which everybody"
+            ) as caught:
+                ask(place + query)
+            assert repr(place) in str(caught.value)
+            assert "planted" not in str(caught.value)
+
+
+def test_a_user_or_password_is_refused_and_not_repeated(roots: Path) -> None:
+    for location in (
+        "s3://planted@bucket/raw/x.csv",
+        "https://u:planted@example.org/x.csv",
+        "https://u:planted/planted@example.org/x.csv",
+        "https://u:planted@planted/planted@example.org/x.csv",
+        "filecache::https://example.org/x::s3://k:planted@bucket/x",
+    ):
+        with pytest.raises(CatalogueError, match="was given with a user or password") as caught:
+            allowed(location)
+        assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rest", ["x@y.csv", "x.csv?version=3", "x.csv?monkeys=1&keyword=a&design=b#part=2"])
+def test_an_address_without_credentials_may_have_an_at_and_a_query(roots: Path, rest: str) -> None:
+    for prefix in ("s3://bucket/raw", "http://127.0.0.1:8443/pub"):
+        assert allowed(f"{prefix}/{rest}") == f"{prefix}/{rest}"
+
+
 def test_url_prefixes_may_have_ports(roots: Path) -> None:
     assert data_roots() == (str(roots), "s3://bucket/raw", "http://127.0.0.1:8443/pub")
     assert allowed("s3://bucket/raw/x.csv") == "s3://bucket/raw/x.csv"
@@ -139,16 +265,23 @@ def test_without_a_mirror_the_origin_is_named(mirror: Path, monkeypatch: pytest.
 
 @pytest.fixture
 def web(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """A server on loopback without any mark of its content; /pub/away redirects out."""
+    """A server on loopback without any mark of its content; /pub/away redirects out.
+
+    So does GET of /pub/405, whose HEAD is not answered, and of /pub/200, whose HEAD is; both with a body.
+    """
     pages: dict[str, bytes] = {"/pub/a.csv": b"item\n1\n", "/private": b"secret"}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/pub/away":
-                self.send_response(302)
-                self.send_header("Location", "/private")
-                self.send_header("Content-Length", "0")
+            if self.path in ("/pub/away", "/pub/405", "/pub/200"):
+                get = self.command == "GET" or self.path == "/pub/away"
+                self.send_response(302 if get else int(self.path[-3:]))
+                if get:
+                    self.send_header("Location", "/private?sig=planted")
+                self.send_header("Content-Length", "5")
                 self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(b"moved")
                 return
             body = pages.get(self.path)
             self.send_response(200 if body is not None else 404)
@@ -184,6 +317,41 @@ def test_a_url_is_copied_and_its_fingerprint_follows_its_content(web: tuple[str,
 def test_a_redirect_out_of_the_data_roots_is_not_followed(web: tuple[str, dict[str, bytes]]) -> None:
     with pytest.raises(CatalogueError, match="redirects to /private"):
         locate(f"{web[0]}/pub/away")
+
+
+@pytest.mark.parametrize("head", [405, 200])
+def test_a_redirect_that_only_get_is_answered_with_is_refused_and_its_body_is_no_data(
+    web: tuple[str, dict[str, bytes]], head: int
+) -> None:
+    for ask in (fingerprint, locate):
+        with pytest.raises(CatalogueError, match=rf"/pub/{head} redirects to /private; name that location") as caught:
+            ask(f"{web[0]}/pub/{head}")
+        assert not isinstance(caught.value.__cause__, FileNotFoundError), "a redirect was taken for a missing file"
+    assert not list((settings().scratch / "downloads").glob("*"))
+
+
+def test_a_redirect_that_comes_while_content_is_read_is_refused(
+    web: tuple[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "fingerprint", lambda _: "as before")
+    with pytest.raises(CatalogueError, match="redirects to /private"):
+        locate(f"{web[0]}/pub/200")
+
+
+def test_a_copy_is_named_after_the_path_with_a_digest_for_the_query_and_never_too_long(
+    web: tuple[str, dict[str, bytes]],
+) -> None:
+    address, pages = web
+    pages |= {f"/pub/a.csv?version={n}": str(n).encode() for n in range(2)}
+    copies = [locate(f"{address}/pub/a.csv?version={n}") for n in range(2)]
+    assert [copy.read_bytes() for copy in copies] == [b"0", b"1"]
+    assert all(copy.name.endswith("-a.csv") and "version" not in copy.name for copy in copies)
+    for long in (f"/pub/{'n' * 400}.csv", f"/pub/b.csv?{'q' * 400}=1&x=a/b", f"/pub/{'%C3%A4' * 90}.csv"):
+        pages[long] = b"long"
+        copy = locate(address + long)
+        assert copy.read_bytes() == b"long"
+        assert copy.suffix == ".csv"
+        assert len(copy.name.encode()) <= 100
 
 
 def test_a_url_that_does_not_exist_says_so(web: tuple[str, dict[str, bytes]]) -> None:

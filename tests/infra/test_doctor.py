@@ -276,6 +276,12 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def instead(file: Path) -> None:
+    """A folder where a file should be."""
+    file.unlink(missing_ok=True)
+    file.mkdir()
+
+
 def installed(package: str, version: str | None) -> Callable[[Home], None]:
     return lambda well: install(well.patch, **{package: version})
 
@@ -457,6 +463,14 @@ DEFECTS: list[tuple[str, Callable[[Home], Any], str, str, str, str]] = [
      r"manifest\.json: expected SHA-256 \w+, found \w+", r"roll back"),
     ("a pointer that cannot be read", lambda well: (well.at(well.live).parent / "CURRENT").write_text("{"),
      "live versions", "problem", r"index/toy/CURRENT: expected a pointer", r"Restore index/toy/CURRENT from a backup"),
+    ("a folder in place of a pointer", lambda well: instead(well.at(well.live).parent / "CURRENT"), "live versions",
+     "problem", r"index/toy/CURRENT: expected .*", r"Restore index/toy/CURRENT from a backup"),
+    ("a folder in place of a live file", lambda well: instead(well.at(well.live, "x.json")), "live versions",
+     "problem", r"index/toy/\w+/x\.json: expected a file, found a folder", r"roll back"),
+    ("a folder in place of a manifest", lambda well: instead(well.at(well.past, "manifest.json")), "all versions",
+     "problem", r"index/toy/\w+/manifest\.json: expected a ", r"remove the folder index/toy/\w+;"),
+    ("a folder in place of pins", lambda well: instead(well.at(well.live).parent / "PINS"), "pins", "problem",
+     r"index/toy/PINS: expected ", r"Restore index/toy/PINS from a backup"),
     ("a folder that is no product", lambda well: (Path(well.store.root) / "index" / "Not Ours").mkdir(),
      "live versions", "problem", r"product must be KIND/NAME", r"Move index/Not Ours out of the store"),
     ("a truncated manifest of another version", lambda well: os.truncate(well.at(well.past, "manifest.json"), 50),
@@ -501,6 +515,8 @@ ALSO_ILL = {
     "a server that runs elsewhere and is away": {"registry"},
     "a process that is not recorded": {"registry", "ports"},
     "servers open to everyone": {"servers", "ports"},
+    "a pointer that cannot be read": {"all versions", "lineage", "registry"},
+    "a folder in place of a pointer": {"all versions", "lineage", "registry"},
 }
 
 
@@ -532,6 +548,27 @@ def test_every_check_was_seen_failing() -> None:
 
 
 # --------------------------------------------------------------------------------------------------- finer distinctions
+
+
+@pytest.mark.parametrize("spoil", [instead, lambda file: file.write_text("{")])
+def test_a_broken_pointer_is_named_by_each_check_of_what_is_live_and_other_products_are_looked_at(
+    well: Home, spoil: Callable[[Path], Any]
+) -> None:
+    well.store.publish(well.data, {"claims": []})
+    well.servers.champions["toy-dataset"] = well.data.version
+    spoil(well.at(well.live).parent / "CURRENT")
+    flip(well.at(well.data, "x.json"))
+    found = examine()
+    said = {check: [one for one in found if one.check == check] for check in CHECKS}
+    assert any(
+        f"dataset/toy/{well.data.version}/x.json: expected SHA-256" in one.found for one in said["live versions"]
+    )
+    assert any("index/toy/CURRENT: expected" in one.found for one in said["live versions"])
+    for check in ("all versions", "lineage", "registry"):
+        first, last = said[check]
+        assert (first.found, first.remedy) == ("nobody knows what is live of index/toy", "See live versions.")
+        assert last.verdict == "ok", "the check ended at the broken product"
+    assert not [one for one in found if "could not be looked at" in one.found]
 
 
 def test_only_deep_reads_the_bytes_of_versions_that_are_not_live(well: Home) -> None:

@@ -1,8 +1,20 @@
 """The manifest: what it says can be rebuilt, and what it may name is confined."""
 
+import dataclasses
+
 import pytest
 
-from infra.manifest import class_path, code_behind, code_digest, digest_of, flatten, resolve_configuration, system_of
+from infra.manifest import (
+    class_path,
+    code_behind,
+    code_digest,
+    describe,
+    digest_of,
+    flatten,
+    resolve_configuration,
+    system_of,
+)
+from infra.refs import Dataset
 from models.common.gate import GateConfig
 from models.feed.retrieval.config import tiny
 
@@ -45,6 +57,19 @@ def test_the_code_behind_a_configuration_is_its_system_and_what_it_shares() -> N
     assert "models.feed.retrieval" in behind
     assert "models.common" in behind
     assert len(code_digest(*behind)) == 64
+
+
+def test_a_setting_with_credentials_gets_into_no_manifest_even_when_it_is_not_read() -> None:
+    whole = tiny().data
+    for location, found in (
+        ("https://example.org/{date}.csv?sig=planted", "'sig' in its query"),
+        ("s3://key:planted@bucket/a.csv", "a user or password"),
+    ):
+        data = dataclasses.replace(whole, table=dataclasses.replace(whole.table, interactions=location))
+        with pytest.raises(ValueError, match=rf"table\.interactions is .* was given with {found}") as caught:
+            describe(Dataset, "toy", data)
+        assert "planted" not in str(caught.value)
+    assert describe(Dataset, "toy", whole).configuration["table"]["items"] == whole.table.items
 
 
 def test_nested_settings_get_dotted_names() -> None:

@@ -35,6 +35,7 @@ from models.feed.retrieval.table import (
     DATE,
     Rows,
     TableConfig,
+    file_name,
     find_items,
     join_rows,
     read_attribute,
@@ -151,8 +152,8 @@ class DataConfig:
         if self.source == "table":
             if DATE in self.table.interactions:
                 raise InputError(
-                    f"{self.table.interactions} is one file for each day; run a flow that takes in days, or name one "
-                    f"file for all days in DataConfig.table.interactions."
+                    f"{file_name(self.table.interactions)} is one file for each day; run a flow that takes in days, "
+                    "or name one file for all days in DataConfig.table.interactions."
                 )
             return prepare_table(self.table, files["interactions"], files.get("items"))
         return prepare_generated(self.generator)
@@ -164,7 +165,7 @@ class DataConfig:
         if self.source != "table" or DATE not in self.table.interactions:
             named = f"DataConfig.source is {self.source!r}"
             if self.source == "table":
-                named = f"DataConfig.table.interactions is {self.table.interactions!r}"
+                named = f"DataConfig.table.interactions is {file_name(self.table.interactions)!r}"
             raise InputError(
                 f"{named}, which has no days; name one file for each day of a table, "
                 f"as in PATH/interactions-{DATE}.csv."

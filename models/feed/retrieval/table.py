@@ -6,6 +6,7 @@ A file's kind is told by its first bytes, not by its name. Rows are counted from
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ DAY_SECONDS = 86_400
 DATE = "{date}"
 """What stands for the day in the location of a file for each day: 2024-05-17."""
 TRUTH = r"^\s*(true|false|True|False|TRUE|FALSE)\s*$"
+
+
+def file_name(location: str) -> str:
+    """What errors say of a location: the name of the file, for the rest may let its reader in."""
+    return re.split("[?#]", location)[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,8 @@ class TableConfig:
         check(self)
         if DATE in self.items:
             raise ValueError(
-                f"TableConfig.items must be one file, got {self.items!r}; only the interactions may come day by day."
+                f"TableConfig.items must be one file, got {file_name(self.items)!r}; only the interactions may come "
+                "day by day."
             )
         for name in (*self.numbers, *self.multi_valued):
             if self.attributes and name not in self.attributes:

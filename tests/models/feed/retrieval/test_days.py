@@ -170,6 +170,19 @@ def test_a_day_without_rows_is_a_day(tmp_path: Path) -> None:
     assert shop(tmp_path).day(DAY).certify(day, {"interactions": tmp_path / f"met-{DAY}.csv"}).holds
 
 
+@pytest.mark.parametrize("location", ["https://shop/{date}.csv?sig=planted", "s3://key:planted@shop/{date}.csv"])
+def test_an_error_about_a_location_says_no_more_of_it_than_the_name_of_the_file(location: str) -> None:
+    data = DataConfig(source="table", table=TableConfig(interactions=location))
+    for ask in (
+        lambda: data.prepare({}),
+        lambda: TableConfig(interactions=location, items=location),
+        lambda: DataConfig(source="table", table=TableConfig(interactions=location.replace("{date}", "all"))).day(DAY),
+    ):
+        with pytest.raises(ValueError, match=r"(\{date\}|all)\.csv") as caught:
+            ask()
+        assert "planted" not in str(caught.value)
+
+
 def test_a_file_for_each_day_is_not_read_as_one_table(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is one file for each day"):
         shop(tmp_path).prepare({})
