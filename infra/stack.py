@@ -379,7 +379,7 @@ def _commands(name: str, port: int) -> list[str]:
     python = [sys.executable, "-m"]
     match name:
         case "prefect":
-            return [*python, "prefect", "server", "start", "--host", settings().host, "--port", str(port)]
+            return [*python, "infra.prefect_server", "start", "--host", settings().host, "--port", str(port)]
         case "mlflow":
             (home / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
             destination = settings().mlflow_artifacts or str(home / "mlflow" / "artifacts")

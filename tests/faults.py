@@ -159,7 +159,10 @@ def _attempt(home: Path, flow: str, flow_run_id: str, moment: str, server: str, 
 
 
 def _look(home: Path) -> tuple[str, int]:
-    """Digest of the live index, or model where there is none, every byte checked; and the number of MLflow runs."""
+    """Digest of the live index, or model where there is none, every byte checked; and the number of MLflow runs.
+
+    Nothing is live after a run that failed: then the digest is "".
+    """
     from mlflow import MlflowClient
 
     from infra.refs import Index, Model
@@ -167,11 +170,14 @@ def _look(home: Path) -> tuple[str, int]:
 
     store = Store(str(home / "store"))
     kind = Index if store.products("index") else Model
-    ref = store.live(kind, store.products(kind.kind)[0])
-    store.verify(ref)
+    digest = ""
+    for name in store.products(kind.kind)[:1]:
+        ref = store.live(kind, name)
+        store.verify(ref)
+        digest = ref.digest
     client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("retrieval")
-    return ref.digest, len(client.search_runs([experiment.experiment_id]))
+    return digest, len(client.search_runs([experiment.experiment_id])) if experiment else 0
 
 
 # ------------------------------------------------------------------------------------------------- the child

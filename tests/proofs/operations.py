@@ -103,7 +103,9 @@ def _killed(proof: Proof, flow: str, moment: str, known: Mapping[str, Found]) ->
             result = run_with_kill(Path(folder), moment, proof.server, whole["durations"], flow)
         except Exception as error:  # one moment that ends in an error is a finding, and the others are still wanted
             return {"killed": True, "state": f"{type(error).__name__}: {error}"[:200], "equal": False, "repeated": []}
+    said = {} if result.state.startswith("COMPLETED") else {"said": result.attempts[-1].output[-2000:]}
     return {
+        **said,
         "killed": result.killed,
         "state": result.state,
         "equal": result.digest == whole["digest"],
