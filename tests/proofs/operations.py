@@ -22,8 +22,8 @@ CODE = (
     "tasks",
     "models.common",
     *(f"infra.{door}" for door in ("automations", "caching", "catalogue", "compute", "keeper", "lineage", "manifest")),
-    *(f"infra.{door}" for door in ("outbox", "provenance", "refs", "registry", "settings", "stack", "store")),
-    "infra.tracking",
+    *(f"infra.{door}" for door in ("outbox", "prefect_server", "provenance", "refs", "registry", "settings", "stack")),
+    *(f"infra.{door}" for door in ("store", "tracking")),
 )
 """What the figures speak of."""
 
