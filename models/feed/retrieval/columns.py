@@ -50,6 +50,10 @@ _COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {
 }
 
 
+Rows = slice | Tensor
+"""Rows to be looked at: from the first up to some row, `slice(rows)`, or row numbers, int64."""
+
+
 class Growing(torch.nn.Module):
     """A module whose buffers have room to grow, so that saved ones of another length can be loaded.
 
@@ -112,8 +116,8 @@ class Column(Growing):
         """Store encoded values from row `start` on, growing where needed."""
         raise NotImplementedError
 
-    def passing(self, where: Predicate, rows: int) -> Tensor:
-        """Which of the first `rows` rows pass a bound predicate: of shape (rows,), bool."""
+    def passing(self, where: Predicate, rows: Rows) -> Tensor:
+        """Which of some rows pass a bound predicate: of their number, bool."""
         raise NotImplementedError
 
     def values(self, rows: Tensor) -> pa.Array:
@@ -122,7 +126,11 @@ class Column(Growing):
 
 
 class Numbers(Column):
-    """Integers, floats or booleans, with a mark for rows that have one; rows without one store zero."""
+    """Integers, floats or booleans, with a mark for rows that have one; rows without one store zero.
+
+    Attributes:
+        whole: whether every row is known to have one.
+    """
 
     stored: Tensor
     present: Tensor
@@ -135,8 +143,13 @@ class Numbers(Column):
             self._plain, dtype = pa.bool_(), torch.bool
         elif pa.types.is_floating(type_):
             self._plain, dtype = pa.float64(), torch.float64
+        self.whole = True
         self.register_buffer("stored", torch.zeros(0, dtype=dtype))
         self.register_buffer("present", torch.zeros(0, dtype=torch.bool))
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.whole = False
+        super()._load_from_state_dict(*arguments)
 
     def encode(self, values: pa.ChunkedArray) -> tuple[Tensor, ...]:
         """See `Column`."""
@@ -149,12 +162,13 @@ class Numbers(Column):
 
     def append(self, encoded: tuple[Tensor, ...], start: int) -> None:
         """See `Column`."""
+        self.whole = self.whole and bool(encoded[1].all())
         for name, part in zip(("stored", "present"), encoded, strict=True):
             self._reserve(name, start + len(part))[start : start + len(part)] = part
 
-    def passing(self, where: Predicate, rows: int) -> Tensor:
+    def passing(self, where: Predicate, rows: Rows) -> Tensor:
         """See `Column`."""
-        stored, present = self.stored[:rows], self.present[:rows]
+        stored, present = self.stored[rows], self.present[rows]
         match where:
             case IsNull():
                 return ~present
@@ -202,8 +216,16 @@ class _Coded(Column):
         dictionary = pa.array(self._dictionary, self._plain)
         return pa.DictionaryArray.from_arrays(pa.array(numbers, mask=numbers < 0), dictionary).cast(self._plain)
 
-    def _known(self, values: Sequence[Value]) -> list[int]:
+    def known(self, values: Sequence[Value]) -> list[int]:
+        """Codes of those of some values that there are, ascending."""
         return sorted({self._code[value] for value in values if value in self._code})
+
+    def _among(self, codes: Tensor, wanted: Sequence[int]) -> Tensor:
+        if len(wanted) == 1:
+            return codes == wanted[0]
+        verdicts = torch.zeros(len(self._dictionary) + 1, dtype=torch.bool)
+        verdicts[torch.tensor(wanted, dtype=torch.int64) + 1] = True
+        return verdicts.to(codes.device).index_select(0, codes + 1)
 
     def get_extra_state(self) -> Tensor:
         """The dictionary as JSON in a byte tensor, which any weight format can hold."""
@@ -230,27 +252,29 @@ class Categories(_Coded):
         (codes,) = encoded
         self._reserve("codes", start + len(codes))[start : start + len(codes)] = codes
 
-    def passing(self, where: Predicate, rows: int) -> Tensor:
+    def passing(self, where: Predicate, rows: Rows) -> Tensor:
         """See `Column`; a predicate is decided once per distinct value, and looked up per row."""
-        codes = self.codes[:rows]
+        return self._among(self.codes[rows], self.passing_codes(where))
+
+    def passing_codes(self, where: Predicate) -> list[int]:
+        """The codes whose values pass a bound predicate, ascending; -1 for none."""
         match where:
             case IsNull():
-                return codes < 0
+                return [-1]
             case Comparison(_, value, "=="):
-                return _among(codes, self._known([value]))
+                return self.known([value])
             case Comparison(_, value, "!="):
-                return (codes >= 0) & ~_among(codes, self._known([value]))
+                return self._where(lambda text: bool(text != value))
             case In(_, values):
-                return _among(codes, self._known(values))
+                return self.known(values)
             case Comparison(_, value, sign):
-                return self._looked_up(codes, lambda text: bool(_COMPARED[sign](text, value)))
+                return self._where(lambda text: bool(_COMPARED[sign](text, value)))
             case Between(_, low, high):
-                return self._looked_up(codes, lambda text: bool(low <= text <= high))
+                return self._where(lambda text: bool(low <= text <= high))
         raise TypeError(f"{where} was not bound to column {self.name!r}.")
 
-    def _looked_up(self, codes: Tensor, holds: Callable[[Any], bool]) -> Tensor:
-        verdicts = [False, *(holds(value) for value in tuple(self._dictionary))]
-        return torch.tensor(verdicts, device=codes.device).index_select(0, codes + 1)
+    def _where(self, holds: Callable[[Any], bool]) -> list[int]:
+        return [code for code, value in enumerate(tuple(self._dictionary)) if holds(value)]
 
     def values(self, rows: Tensor) -> pa.Array:
         """See `Column`."""
@@ -284,11 +308,11 @@ class Lists(_Coded):
         self._reserve("present", end)[start:end] = present
         self._reserve("offsets", end + 1)[start + 1 : end + 1] = first + sizes.cumsum(0).to(self.offsets.device)
 
-    def passing(self, where: Predicate, rows: int) -> Tensor:
+    def passing(self, where: Predicate, rows: Rows) -> Tensor:
         """See `Column`; the cost is one look at every list value."""
         match where:
             case IsNull():
-                return ~self.present[:rows]
+                return ~self.present[rows]
             case Has(_, value):
                 return self._holding([value], rows)
             case HasAny(_, values):
@@ -297,19 +321,29 @@ class Lists(_Coded):
                 return torch.stack([self._holding([value], rows) for value in set(values)]).all(dim=0)
         raise TypeError(f"{where} was not bound to column {self.name!r}.")
 
-    def _holding(self, values: Sequence[Value], rows: int) -> Tensor:
-        offsets = self.offsets[: rows + 1]
-        places = _among(self.codes[: int(offsets[-1])], self._known(values)).nonzero().flatten()
-        found = torch.zeros(rows, dtype=torch.bool, device=offsets.device)
+    def _holding(self, values: Sequence[Value], rows: Rows) -> Tensor:
+        wanted = self.known(values)
+        if isinstance(rows, Tensor):
+            offsets, codes = self._lists(rows)
+        else:
+            offsets = self.offsets[: len(self.present[rows]) + 1]
+            codes = self.codes[: int(offsets[-1])]
+        places = self._among(codes, wanted).nonzero().flatten()
+        found = torch.zeros(len(offsets) - 1, dtype=torch.bool, device=offsets.device)
         found[torch.searchsorted(offsets[1:], places, right=True)] = True
         return found
 
-    def values(self, rows: Tensor) -> pa.Array:
-        """See `Column`."""
+    def _lists(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The codes of some rows' lists, one list after another, with offsets."""
         first, sizes = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
         offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
         within = torch.arange(int(offsets[-1]), device=sizes.device) - offsets[:-1].repeat_interleave(sizes)
-        flat = self._decoded(self.codes[first.repeat_interleave(sizes) + within])
+        return offsets, self.codes[first.repeat_interleave(sizes) + within]
+
+    def values(self, rows: Tensor) -> pa.Array:
+        """See `Column`."""
+        offsets, codes = self._lists(rows)
+        flat = self._decoded(codes)
         absent = pa.array(~self.present[rows].cpu().numpy())
         return pa.LargeListArray.from_arrays(pa.array(offsets.cpu().numpy()), flat, mask=absent).cast(self.arrow)
 
@@ -364,35 +398,35 @@ def kind_of(name: str, type_: pa.DataType) -> Kind:
     )
 
 
-def passing(where: Filter, columns: Mapping[str, Column], rows: int, device: torch.device) -> Tensor:
-    """Which of the first `rows` rows a bound filter lets through.
+def passing(where: Filter, columns: Mapping[str, Column], rows: Rows, like: Tensor) -> Tensor:
+    """Which of some rows a bound filter lets through.
 
     Args:
         where: a filter that `bind` returned for these columns.
         columns: column by name.
-        rows: how many rows to judge.
-        device: where the columns are.
+        rows: which rows to judge.
+        like: anything with an entry for each of these rows, where the columns are.
 
     Returns:
-        Of shape (rows,), bool; deleted rows are judged like any other.
+        An entry for each of the rows, bool; deleted rows are judged like any other.
 
     Source:
         LiNR's joint mask (section 3.1), with the operators of `filter`.
     """
     match where:
         case Everything():
-            return torch.ones(rows, dtype=torch.bool, device=device)
+            return torch.ones(len(like), dtype=torch.bool, device=like.device)
         case Not(part):
-            return ~passing(part, columns, rows, device)
+            return ~passing(part, columns, rows, like)
         case And(parts):
-            found = passing(parts[0], columns, rows, device)
+            found = passing(parts[0], columns, rows, like)
             for part in parts[1:]:
-                found = found & passing(part, columns, rows, device)
+                found = found & passing(part, columns, rows, like)
             return found
         case Or(parts):
-            found = passing(parts[0], columns, rows, device)
+            found = passing(parts[0], columns, rows, like)
             for part in parts[1:]:
-                found = found | passing(part, columns, rows, device)
+                found = found | passing(part, columns, rows, like)
             return found
         case Predicate():
             return columns[where.column].passing(where, rows)
@@ -415,9 +449,3 @@ def _is_text(type_: pa.DataType) -> bool:
 
 def _tensor(values: pa.Array) -> Tensor:
     return torch.from_numpy(np.array(values.to_numpy(zero_copy_only=False)))
-
-
-def _among(codes: Tensor, wanted: Sequence[int]) -> Tensor:
-    if len(wanted) == 1:
-        return codes == wanted[0]
-    return torch.isin(codes, torch.tensor(wanted, dtype=codes.dtype, device=codes.device))

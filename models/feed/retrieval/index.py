@@ -5,8 +5,9 @@ longer than needed behind a high-water mark, and gradients flow through the scor
 multiplies scores by a mask of zeros and ones (section 3.1), a rejected item scores minus infinity: with dot products a
 passing item may well score below zero, and would then lose to a rejected one.
 
-Answers are those of an exhaustive scan in float64; `scan` says why. Reads take no lock: a query works on the
-version of the index that it found, whatever is written meanwhile.
+Answers are those of an exhaustive scan in float64; `scan` says why. On a CPU `engine` finds them, elsewhere `scan`,
+with the same bits. Reads take no lock: a query works on the version of the index that it found, whatever is written
+meanwhile.
 
 Shapes: N rows stored, D dimension, B queries, K results per query.
 """
@@ -24,7 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.common.contracts import Payload
+from models.feed.retrieval.attributes import FEW, Orders, Selection, select
 from models.feed.retrieval.columns import Column, Growing, as_bytes, column, from_bytes, kind_of, passing
+from models.feed.retrieval.engine import Engine
 from models.feed.retrieval.filter import Everything, Filter, Kind, bind, parse
 from models.feed.retrieval.scan import LONGEST, Best, blocks, exact_scores
 
@@ -36,6 +39,9 @@ _GATHER = 31
 
 _MASKS = 2**26
 """Bytes of masks held for queries that are scanned together."""
+
+_UNORDERED = 4096
+"""Rows without an order that are looked at one by one, before all are put in order again."""
 
 _TOGETHER = 256
 """Queries scanned together at most."""
@@ -65,6 +71,15 @@ class _View:
     ids: Tensor
     live: Tensor
     columns: Mapping[str, Column]
+    all_live: bool
+    fast: "_Fast | None"
+
+
+class _Fast(NamedTuple):
+    """What answers on a CPU are found with; covers at least the rows of its view, and the orders at most those."""
+
+    engine: Engine
+    orders: Orders
 
 
 class RetrievalIndex(Growing):
@@ -104,6 +119,8 @@ class RetrievalIndex(Growing):
         self._alive = 0
         self._longest = 0.0
         self._row_of: dict[int, int] | None = None
+        self._engine = Engine(dimension)
+        self._orders = Orders(0, {})
         self._writing = threading.RLock()
         self._publishing = threading.Lock()
 
@@ -219,8 +236,13 @@ class RetrievalIndex(Growing):
         """
         view = self._view()
         (bound,) = self._filters(where, 1, view)
-        count = int(torch.count_nonzero(_mask(view, bound)))
-        strategy = "none" if count == 0 else "gather" if _gathers(count, view.rows, 1) else "scan"
+        if view.fast is not None:
+            count = _selected(view, view.fast, bound).count
+            few = count * FEW <= view.rows
+        else:
+            count = int(torch.count_nonzero(_mask(view, bound)))
+            few = _gathers(count, view.rows, 1)
+        strategy = "none" if count == 0 else "gather" if few else "scan"
         return {
             "filter": str(bound),
             "items": int(torch.count_nonzero(view.live)),
@@ -267,6 +289,7 @@ class RetrievalIndex(Growing):
             live[: self._rows] = self.live[: self._rows]
             live[replaced] = False
             live[start:end] = True
+            self._follow(min(start, self._engine.rows), end)
             if self._row_of is not None:
                 self._row_of.update(zip(ids.tolist(), range(start, end), strict=True))
             with self._publishing:
@@ -312,7 +335,7 @@ class RetrievalIndex(Growing):
                 self.vectors, self.ids, self.live = fresh.vectors, fresh.ids, fresh.live
                 self.columns = fresh.columns
                 self._rows, self._alive, self._longest = fresh._rows, fresh._alive, fresh._longest
-                self._row_of = None
+                self._engine, self._orders, self._row_of = fresh._engine, fresh._orders, None
 
     # --- at rest ------------------------------------------------------------------------------------------------------
 
@@ -368,7 +391,7 @@ class RetrievalIndex(Growing):
         self._rows = int(from_bytes(state)["rows"])
         self._alive = int(self.live[: self._rows].sum())
         self._longest = _longest(self.vectors[: self._rows].cpu().numpy())
-        self._row_of = None
+        self._engine, self._orders, self._row_of = Engine(self.dimension), Orders(0, {}), None
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(prefix + "_extra_state")
@@ -386,11 +409,13 @@ class RetrievalIndex(Growing):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_writing", "_publishing")}
+        made = ("_writing", "_publishing", "_engine", "_orders")
+        return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._writing, self._publishing = threading.RLock(), threading.Lock()
+        self._engine, self._orders = Engine(self.dimension), Orders(0, {})
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -401,9 +426,24 @@ class RetrievalIndex(Growing):
         return [[name, str(entry.arrow)] for name, entry in self._columns().items()]
 
     def _view(self) -> _View:
+        here = self.vectors.device.type == "cpu"
+        if here and self._engine.rows < self._rows:  # after loading, and on coming back from another device
+            with self._writing:
+                self._follow(self._engine.rows, self._rows)
         with self._publishing:
             rows = self._rows
-            return _View(rows, self._longest, self.vectors[:rows], self.ids[:rows], self.live[:rows], self._columns())
+            return _View(
+                rows, self._longest, self.vectors[:rows], self.ids[:rows], self.live[:rows], self._columns(),
+                self._alive == rows, _Fast(self._engine, self._orders) if here else None,
+            )  # fmt: skip
+
+    def _follow(self, start: int, rows: int) -> None:
+        """Bring codes up to so many rows, and orders when too many have none; on a CPU: elsewhere all is scanned."""
+        if self.vectors.device.type != "cpu":
+            return
+        self._engine.append(self.vectors[start:rows].detach().numpy(), start)
+        if rows - self._orders.rows > max(_UNORDERED, rows // 64):
+            self._orders = Orders.of(self._columns(), rows)
 
     def _filters(self, where: Where | Sequence[Where], queries: int, view: _View) -> list[Filter]:
         one = where is None or isinstance(where, str | Filter)
@@ -467,6 +507,8 @@ class RetrievalIndex(Growing):
 
 def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> tuple[Hits[Tensor], Tensor]:
     """The hits, and the row number of each."""
+    if view.fast is not None:
+        return _answer_here(view, view.fast, queries, k, filters)
     count, device = len(queries), queries.device
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     scores = torch.full((count, k), -torch.inf, dtype=torch.float64, device=device)
@@ -505,8 +547,27 @@ def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> 
     return Hits(ids, scores, passed), rows
 
 
+def _answer_here(
+    view: _View, fast: _Fast, queries: Tensor, k: int, filters: Sequence[Filter]
+) -> tuple[Hits[Tensor], Tensor]:
+    """`_answer` on a CPU."""
+    chosen: dict[Filter, Selection] = {}
+    for where in filters:
+        if where not in chosen:
+            chosen[where] = _selected(view, fast, where)
+    selections = [chosen[where] for where in filters]
+    asked, vectors = np.ascontiguousarray(queries.numpy()), view.vectors.detach().numpy()
+    best = fast.engine.search(asked, k, selections, vectors, view.ids.numpy())
+    passed = torch.tensor([selection.count for selection in selections], dtype=torch.int64)
+    return Hits(torch.from_numpy(best.ids), torch.from_numpy(best.scores), passed), torch.from_numpy(best.rows)
+
+
+def _selected(view: _View, fast: _Fast, where: Filter) -> Selection:
+    return select(where, view.columns, fast.orders, view.live, all_live=view.all_live)
+
+
 def _mask(view: _View, where: Filter) -> Tensor:
-    return passing(where, view.columns, view.rows, view.live.device) & view.live
+    return passing(where, view.columns, slice(view.rows), view.live) & view.live
 
 
 def _gathers(passing_rows: int, rows: int, queries: int) -> bool:

@@ -1,9 +1,11 @@
+import contextlib
 import copy
+import dataclasses
 import io
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.feed.retrieval import attributes, engine, scan
 from models.feed.retrieval import index as module
-from models.feed.retrieval import scan
+from models.feed.retrieval.attributes import Selection
 from models.feed.retrieval.filter import (
     And,
     Between,
@@ -221,6 +224,26 @@ def small_index(count: int = 3 * 47, dimension: int = 5, seed: int = 0) -> World
     return world
 
 
+WAYS = ("scan", "codes", "rows", "bits", "orders")
+"""Ways in which an answer is found: as where there is no CPU; as it comes; by numbers of rows; by bits of rows; by the
+one or the other, with every column in order."""
+
+
+@contextlib.contextmanager
+def taking(way: str) -> Iterator[None]:
+    """Make every search, and what is written for it, take one way."""
+    view = RetrievalIndex._view
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "scan":
+            patch.setattr(RetrievalIndex, "_view", lambda index: dataclasses.replace(view(index), fast=None))
+        if way in ("rows", "bits"):
+            for user in (attributes, engine):
+                patch.setattr(user, "FEW", 0 if way == "rows" else 2**40)
+        if way in ("rows", "bits", "orders"):
+            patch.setattr(module, "_UNORDERED", 0)
+        yield
+
+
 # --- answers are exact ------------------------------------------------------------------------------------------------
 
 
@@ -232,13 +255,15 @@ def small_index(count: int = 3 * 47, dimension: int = 5, seed: int = 0) -> World
     whole=st.booleans(),
     asked=st.lists(filters, min_size=1, max_size=5),
     k=st.sampled_from([1, 2, 10, 200]),
+    way=st.sampled_from(WAYS),
 )
 def test_search_equals_an_exhaustive_scan_of_the_passing_items(
-    seed: int, rows: int, dimension: int, whole: bool, asked: list[Filter], k: int
+    seed: int, rows: int, dimension: int, whole: bool, asked: list[Filter], k: int, way: str
 ) -> None:
     world = World(np.random.default_rng(seed), dimension, whole)
-    world.build(rows, 2 * rows)  # half of the ids stand twice or more
-    world.check([*asked, asked[0]], k)
+    with taking(way):
+        world.build(rows, 2 * rows)  # half of the ids stand twice or more
+        world.check([*asked, asked[0]], k)
 
 
 @settings(max_examples=max(10, CASES // 4), deadline=None)
@@ -250,10 +275,16 @@ def test_search_equals_an_exhaustive_scan_of_the_passing_items(
         min_size=1,
         max_size=8,
     ),
+    way=st.sampled_from(WAYS),
 )
 def test_search_stays_exact_whatever_is_written_between_queries(
-    seed: int, rows: int, steps: list[tuple[str, int, Filter]]
+    seed: int, rows: int, steps: list[tuple[str, int, Filter]], way: str
 ) -> None:
+    with taking(way):
+        write_and_search(seed, rows, steps)
+
+
+def write_and_search(seed: int, rows: int, steps: list[tuple[str, int, Filter]]) -> None:
     world = World(np.random.default_rng(seed), 3, whole=True)
     world.build(rows, 30)
     for step, count, where in steps:
@@ -273,29 +304,35 @@ def test_search_stays_exact_whatever_is_written_between_queries(
         world.check([where, Everything()], 7)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("k", [1, 3, 100])
 @pytest.mark.parametrize("share", [0.002, 0.1, 0.6, 1.0])
-def test_answers_are_exact_over_many_blocks(monkeypatch: pytest.MonkeyPatch, share: float, k: int) -> None:
+def test_answers_are_exact_over_many_blocks(monkeypatch: pytest.MonkeyPatch, share: float, k: int, way: str) -> None:
     monkeypatch.setattr(scan, "ELEMENTS", 1024)
     monkeypatch.setattr(scan, "_FIRST_BLOCK", 16)
     random = np.random.default_rng(3)
     vectors = random.standard_normal((3 * 997, 7)).astype(np.float32)
     number = random.random(len(vectors))
-    index = RetrievalIndex.build(vectors, np.arange(len(vectors)), pa.table({"number": number}))
     queries = random.standard_normal((5, 7)).astype(np.float32)
-    hits = index.search(queries, k, f"number < {share}")
+    with taking(way):
+        index = RetrievalIndex.build(vectors, np.arange(len(vectors)), pa.table({"number": number}))
+        hits = index.search(queries, k, f"number < {share}")
     exact = np.where(number < share, queries.astype(np.float64) @ vectors.T.astype(np.float64), -np.inf)
     expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
     filled = np.arange(expected.shape[1]) < (number < share).sum()
     np.testing.assert_array_equal(hits.ids, np.where(filled, expected, -1))
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("order", ["ascending", "descending", "equal"])
-def test_answers_are_exact_when_rows_come_in_the_worst_order(monkeypatch: pytest.MonkeyPatch, order: str) -> None:
+def test_answers_are_exact_when_rows_come_in_the_worst_order(
+    monkeypatch: pytest.MonkeyPatch, order: str, way: str
+) -> None:
     monkeypatch.setattr(scan, "_FIRST_BLOCK", 16)
     line = {"ascending": np.arange(999.0), "descending": -np.arange(999.0), "equal": np.zeros(999)}[order]
     index = RetrievalIndex.build(line[:, None].astype(np.float32), np.arange(999) * 3)
-    hits = index.search(np.ones((1, 1), np.float32), 5)
+    with taking(way):
+        hits = index.search(np.ones((1, 1), np.float32), 5)
     first = 3 * np.arange(5)
     np.testing.assert_array_equal(hits.ids[0], 3 * 998 - first if order == "ascending" else first)
 
@@ -308,18 +345,26 @@ def near_ties() -> tuple[np.ndarray, np.ndarray]:
     return vectors, random.standard_normal((3, 301)).astype(np.float32)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("first_block", [16, 8192])
-def test_order_is_right_where_float32_cannot_tell(monkeypatch: pytest.MonkeyPatch, first_block: int) -> None:
+def test_order_is_right_where_float32_cannot_tell(monkeypatch: pytest.MonkeyPatch, first_block: int, way: str) -> None:
     monkeypatch.setattr(scan, "_FIRST_BLOCK", first_block)
     vectors, queries = near_ties()
-    hits = RetrievalIndex.build(vectors, np.arange(2000)).search(queries, 50)
+    with taking(way):
+        hits = RetrievalIndex.build(vectors, np.arange(2000)).search(queries, 50)
     exact = queries.astype(np.float64) @ vectors.T.astype(np.float64)
     np.testing.assert_array_equal(hits.ids, np.argsort(-exact, axis=1)[:, :50])
     assert (np.argsort(-(queries @ vectors.T), axis=1)[:, :50] != hits.ids).any()  # the case is a hard one
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("precision", ["medium", "high"])
-def test_answers_do_not_depend_on_the_precision_torch_is_allowed_to_use(precision: str) -> None:
+def test_answers_do_not_depend_on_the_precision_torch_is_allowed_to_use(precision: str, way: str) -> None:
+    with taking(way):
+        search_in_all_precisions(precision)
+
+
+def search_in_all_precisions(precision: str) -> None:
     vectors, queries = near_ties()
     index = RetrievalIndex.build(vectors, np.arange(2000))
     plain = index.search(queries, 50)
@@ -653,14 +698,14 @@ def test_a_query_answers_from_the_version_that_it_found(monkeypatch: pytest.Monk
         "delete": lambda: index.delete(ids),
         "compact": lambda: (index.delete(ids[::2]), index.compact(), index.upsert(ids, vectors, table(items))),
     }
-    ask = module.passing
+    ask = module.select
 
-    def interrupted(*arguments: Any) -> torch.Tensor:
-        monkeypatch.setattr(module, "passing", ask)
+    def interrupted(*arguments: Any, **more: Any) -> Selection:
+        monkeypatch.setattr(module, "select", ask)
         writes[write]()
-        return ask(*arguments)
+        return ask(*arguments, **more)
 
-    monkeypatch.setattr(module, "passing", interrupted)
+    monkeypatch.setattr(module, "select", interrupted)
     during = index.search(query, 60, "year >= 0 or lang == 'en' or tags has 'en'")
     after = index.search(query, 60, "year >= 0 or lang == 'en' or tags has 'en'")
     assert before.ids.tolist() == during.ids.tolist()
@@ -867,3 +912,20 @@ def test_a_question_or_write_that_does_not_fit_is_refused_by_name(
     index = small_index().index
     with pytest.raises(ValueError, match=words):
         ask(index)
+
+
+@pytest.mark.parametrize("step", ["append", "of"])
+def test_a_write_that_ran_out_of_memory_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Neither before nor after its codes were written: the next write puts others in their place."""
+    world = World(np.random.default_rng(2), 5, whole=True)
+    world.build(141, 1000)
+    vectors, keys, items = world.rows(50, 1000)
+    owner = engine.Engine if step == "append" else attributes.Orders
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_UNORDERED", 0)
+        patch.setattr(owner, step, lambda *_: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            world.index.upsert(keys, vectors, table(items))
+    world.check([Everything()], 200)
+    world.upsert(50, 1000)
+    world.check([Everything()], 300)

@@ -1,0 +1,370 @@
+"""Exact search on the CPU: codes of the rows beside the vectors, the loops of `kernels`, and who works on what.
+
+`Engine` keeps the codes; `search` answers queries, each under the rows that pass its filter. Few passing rows are read
+where they are; many are found by a scan, eight queries at a time; those that many queries ask for are first copied
+together. The answer does not depend on which way was taken, on threads or on codes: it has the bits that `scan` gives.
+
+Shapes: N rows, T = N / 16 tiles, d dimension, D the same padded to a multiple of 64, B queries, K results.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.feed.retrieval import kernels
+from models.feed.retrieval.attributes import FEW, Bits, RowNumbers, Selection, tiles_of
+from models.feed.retrieval.kernels import GROUP, LINE, TILE
+
+T = TypeVar("T")
+
+_BOARD = 4
+"""Places on a board for each result; below some hundreds they cost nothing."""
+
+_SMALLEST_BOARD = 1024
+_COPY = 60
+"""What copying a row costs, in looks of a query at a row during a scan (measured at D = 64)."""
+
+_WORTH_A_THREAD = 2**12
+"""Tiles for one query below which a second thread costs more than it saves."""
+
+
+class Best(NamedTuple):
+    """The best rows of B queries, by (score descending, id ascending).
+
+    Attributes:
+        scores: of shape (B, K), float64; minus infinity in unfilled places.
+        ids: of shape (B, K), int64; -1 in unfilled places.
+        rows: of shape (B, K), int64; -1 in unfilled places.
+    """
+
+    scores: NDArray[np.float64]
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def none(cls, queries: int, k: int) -> "Best":
+        """Nothing found yet."""
+        return cls(
+            np.full((queries, k), -np.inf), np.full((queries, k), -1, np.int64), np.full((queries, k), -1, np.int64)
+        )
+
+    def of(self, query: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """The row of one query."""
+        return self.scores[query], self.ids[query], self.rows[query]
+
+
+class Engine:
+    """The codes of rows, appended to and never changed.
+
+    Whoever holds the arrays of a moment may go on reading: growing replaces them by longer ones that begin alike.
+
+    Args:
+        dimension: numbers in a vector, d.
+    """
+
+    def __init__(self, dimension: int) -> None:
+        self.rows = 0
+        self._codes = _aligned((0, LINE * -(-dimension // LINE)), np.uint8)
+        self._scales = _aligned((0,), np.float32)
+        self._worst = np.zeros(2)
+
+    def append(self, vectors: NDArray[np.float32], start: int) -> None:
+        """Write the codes of further rows.
+
+        Args:
+            vectors: of shape (M, d), float32.
+            start: number of the first; codes from there on, of rows that were never shown to anybody, are replaced.
+        """
+        _warm()
+        self._append(vectors, start)
+
+    def _append(self, vectors: NDArray[np.float32], start: int) -> None:
+        end = start + len(vectors)
+        if end > len(self._codes):
+            room = TILE * tiles_of(max(end, 2 * len(self._codes)))
+            codes, scales = _aligned((room, self._codes.shape[1]), np.uint8), _aligned((room,), np.float32)
+            codes[: len(self._codes)], scales[: len(self._scales)] = self._codes, self._scales
+            codes[len(self._codes) :], scales[len(self._scales) :] = 128, 0
+            self._codes, self._scales = codes, scales
+        worst = self._worst.copy()
+        kernels.encode(vectors, start, self._codes, self._scales, worst)
+        self._worst, self.rows = worst, end
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the codes and their scales."""
+        return self._codes.nbytes + self._scales.nbytes
+
+    def search(
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        selections: Sequence[Selection],
+        vectors: NDArray[np.float32],
+        ids: NDArray[np.int64],
+    ) -> Best:
+        """The K best passing rows of each query.
+
+        Args:
+            queries: of shape (B, d), float32, finite.
+            k: results per query.
+            selections: B of them, of as many rows as `vectors` has; one object where several queries share a filter.
+            vectors: of shape (N, d), float32, of which the first `self.rows` rows at least were appended.
+            ids: of shape (N,), int64, none twice among rows that pass.
+
+        Returns:
+            The exact answer.
+
+        Source:
+            Filter first, then score, is LiNR's V2 (section 3.1); two stages are its V3; that nothing is lost is ours.
+        """
+        best = Best.none(len(queries), k)
+        asked = _Asked.of(queries, self._worst, self._codes.shape[1])
+        askers: defaultdict[int, list[int]] = defaultdict(list)
+        for number, selection in enumerate(selections):
+            askers[id(selection)].append(number)
+        narrow, wide = list[tuple[int, RowNumbers]](), list[tuple[int, Bits]]()
+        for members in askers.values():
+            selection = selections[members[0]]
+            if not selection.count:
+                continue
+            if _worth_copying(selection.count, len(vectors), len(members)):
+                rows = selection.as_rows()
+                everything = [Selection.of(np.ones(len(rows), np.bool_))] * len(members)
+                found = self._copied(rows).search(queries[members], k, everything, vectors[rows], ids[rows])
+                best.scores[members], best.ids[members] = found.scores, found.ids
+                best.rows[members] = np.where(found.rows < 0, -1, rows[found.rows])
+            elif selection.count * FEW <= len(vectors):
+                rows = selection.as_rows()
+                narrow += [(number, rows) for number in members]
+            else:
+                bits = selection.as_bits(tiles_of(len(vectors)))
+                wide += [(number, bits) for number in members]
+        question = _Question(self._codes, self._scales, asked, vectors, ids, best)
+        if len(wide) == 1 and not narrow and _threads() > 1 and tiles_of(len(vectors)) >= _WORTH_A_THREAD:
+            question.scan_together(*wide[0], _threads())
+            return best
+        work = [_bound(question.read, part) for part in _parts(narrow, -(-len(narrow) // _threads()))]
+        work += [_bound(question.scan, part) for part in _parts(wide, GROUP)]
+        _do(work)
+        return best
+
+    def _copied(self, rows: RowNumbers) -> "Engine":
+        """The codes of some rows."""
+        copy = object.__new__(Engine)
+        room = TILE * tiles_of(len(rows))
+        copy._codes, copy._scales = _aligned((room, self._codes.shape[1]), np.uint8), _aligned((room,), np.float32)
+        np.take(self._codes, rows, axis=0, out=copy._codes[: len(rows)])
+        np.take(self._scales, rows, out=copy._scales[: len(rows)])
+        copy._codes[len(rows) :], copy._scales[len(rows) :] = 128, 0
+        copy._worst, copy.rows = self._worst, len(rows)
+        return copy
+
+
+def _worth_copying(passing: int, rows: int, queries: int) -> bool:
+    """Whether copying the passing rows costs less than it saves the queries that ask for them.
+
+    A copy costs as much as `_COPY` queries' look at the row. The queries then look at the passing rows alone, and not
+    at all rows of each tile with one that passes. A quarter of the rows is copied at most, for the memory it takes.
+    """
+    looked_at = rows * (1 - (1 - passing / rows) ** TILE)
+    return queries >= GROUP and 4 * passing <= rows and passing * (_COPY + queries) < looked_at * queries
+
+
+class _Question(NamedTuple):
+    """Queries under way: what is read, and where answers go.
+
+    Attributes:
+        codes: of the rows.
+        scales: of the rows.
+        asked: the queries.
+        vectors: of the rows.
+        ids: of the rows.
+        best: answers, each written by whoever works on its query.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    asked: "_Asked"
+    vectors: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    best: Best
+
+    def read(self, members: Sequence[tuple[int, RowNumbers]]) -> None:
+        """Answer queries from the rows that pass, by their numbers."""
+        asked, board = self.asked, _Board(1, self.best.scores.shape[1])
+        for number, rows in members:
+            held = kernels.read_rows(
+                rows, self.codes, self.scales, asked.codes[number : number + 1], asked.starts[number : number + 1],
+                asked.errors[number], asked.factors[number], self.vectors, self.ids, asked.precise[number],
+                *self.best.of(number), board.near[0], board.rows[0], board.room,
+            )  # fmt: skip
+            kernels.rank(*self.best.of(number), held)
+
+    def scan(self, members: Sequence[tuple[int, Bits]]) -> None:
+        """Answer at most GROUP queries by a scan."""
+        if len(members) == 1:
+            ((number, bits),) = members
+            kernels.rank(*self.best.of(number), self._scanned(number, bits, 0, len(bits), self.best.of(number)))
+            return
+        spare = GROUP - len(members)  # places that are left ask nothing
+        chosen = [number for number, _ in members] + [members[0][0]] * spare
+        if not spare and all(bits is members[0][1] for _, bits in members):
+            passing = members[0][1][None]
+        else:
+            passing = np.zeros((GROUP, len(members[0][1])), np.uint16)
+            for place, (_, bits) in enumerate(members):
+                passing[place] = bits
+        k = self.best.scores.shape[1]
+        asked, board, found, held = self.asked, _Board(GROUP, k), Best.none(GROUP, k), np.zeros(GROUP, np.int64)
+        kernels.scan_for_group(
+            self.codes, self.scales, 0, passing.shape[1], passing, _taken(asked.codes, chosen), asked.starts[chosen],
+            asked.errors[chosen], asked.factors[chosen], self.vectors, self.ids, asked.precise[chosen], *found, held,
+            board.near, board.rows, board.room, board.aligned,
+        )  # fmt: skip
+        for place, (number, _) in enumerate(members):
+            kernels.rank(*found.of(place), held[place])
+            for goal, source in zip(self.best.of(number), found.of(place), strict=True):
+                goal[:] = source
+
+    def scan_together(self, number: int, bits: Bits, parts: int) -> None:
+        """Answer one query by all threads: each scans a part, then their best are put together."""
+        found, counts = Best.none(parts, self.best.scores.shape[1]), [0] * parts
+
+        def part(which: int) -> None:
+            first, last = len(bits) * which // parts, len(bits) * (which + 1) // parts
+            counts[which] = self._scanned(number, bits, first, last, found.of(which))
+
+        _do([_bound(part, which) for which in range(parts)])
+        held = 0
+        for which, count in enumerate(counts):
+            held = kernels.join(*found.of(which), count, *self.best.of(number), held)
+        kernels.rank(*self.best.of(number), held)
+
+    def _scanned(self, number: int, bits: Bits, first: int, last: int, into: tuple[Any, ...]) -> int:
+        asked, board = self.asked, _Board(1, self.best.scores.shape[1])
+        return int(
+            kernels.scan_for_one(
+                self.codes, self.scales, first, last, bits, asked.codes[number : number + 1],
+                asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors, self.ids,
+                asked.precise[number], *into, board.near[0], board.rows[0], board.room, board.aligned[0],
+            )
+        )  # fmt: skip
+
+
+class _Asked(NamedTuple):
+    """Queries as the kernels want them; B of each.
+
+    Attributes:
+        codes: of shape (B, D), int8.
+        starts: first sums, int32.
+        factors: what a sum of products of codes is to be multiplied with, float64.
+        errors: by how much such a sum may err, float64.
+        precise: of shape (B, d), float64: the queries.
+    """
+
+    codes: NDArray[np.int8]
+    starts: NDArray[np.int32]
+    factors: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    precise: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, queries: NDArray[np.float32], worst: NDArray[np.float64], width: int) -> "_Asked":
+        """Encode queries and bound the errors.
+
+        With x = s c + r for a row and q = f b + e for a query, x . q - s f (c . b) = s c . e + r . q, and |s c| is at
+        most |x| + |r|. So the score of codes errs by at most (|x| + |r|) |e| + |r| |q|; on top comes its rounding to
+        float32, at most four roundings of a number of at most (|x| + |r|) (|q| + |e|).
+        """
+        count = len(queries)
+        codes, starts = _aligned((count, width), np.int8), np.empty(count, np.int32)
+        codes[:] = 0
+        factors, lengths = np.empty(count), np.empty((count, 2))
+        kernels.encode_queries(queries, codes, starts, factors, lengths)
+        (residual, longest), (missed, length) = worst, lengths.T
+        reach = longest + residual
+        errors = 1.001 * (reach * missed + residual * length) + 2.0**-21 * reach * (length + missed)
+        return cls(codes, starts, factors, errors / factors, queries.astype(np.float64))
+
+
+class _Board:
+    """Room for the rows that may still be among the best of some queries."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        places = max(_SMALLEST_BOARD, _BOARD * k)
+        self.near = np.empty((queries, places), np.float32)
+        self.rows = np.empty((queries, places), np.int64)
+        self.room = np.empty(places, np.float32)
+        self.aligned = _aligned((queries, TILE), np.float32)
+
+
+def _aligned(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
+    """An array that begins at a multiple of 64 bytes, so that no row lies on two lines of the cache."""
+    size = int(np.prod(shape)) * np.dtype(type_).itemsize
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    found: NDArray[Any] = raw[start : start + size].view(type_).reshape(shape)
+    return found
+
+
+def _taken(codes: NDArray[np.int8], chosen: Sequence[int]) -> NDArray[np.int8]:
+    found = _aligned((len(chosen), codes.shape[1]), np.int8)
+    found[:] = codes[chosen]
+    return found
+
+
+def _parts(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut a list into parts of a size; the last may be shorter, and none is empty."""
+    for start in range(0, len(members), max(1, size)):
+        yield members[start : start + size]
+
+
+def _bound(work: Callable[[Any], None], argument: Any) -> Callable[[], None]:
+    return lambda: work(argument)
+
+
+def _do(work: Sequence[Callable[[], None]]) -> None:
+    """Do all of it, by the threads that torch may use if there is more than one thing; an error of any is raised."""
+    if len(work) < 2 or _threads() < 2:
+        for one in work:
+            one()
+        return
+    for done in [_pool(_threads()).submit(one) for one in work]:
+        done.result()
+
+
+@cache
+def _warm() -> None:
+    """Compile every loop, or read it from the cache, so that no question has to wait for that."""
+    vectors, ids = np.ones((2 * FEW, TILE), np.float32), np.arange(2 * FEW)
+    engine = Engine(TILE)
+    engine._append(vectors, 0)
+    everything, one = Selection.of(np.ones(len(ids), np.bool_)), Selection.of(ids == 0)
+    engine.search(vectors[:GROUP], 1, [everything] * GROUP, vectors, ids)
+    engine.search(vectors[:2], 1, [everything, one], vectors, ids)
+    engine.search(vectors[:GROUP], 1, [Selection(1, rows=one.as_rows())] * GROUP, vectors, ids)
+    asked = _Asked.of(vectors[:1], engine._worst, engine._codes.shape[1])
+    _Question(engine._codes, engine._scales, asked, vectors, ids, Best.none(1, 1)).scan_together(
+        0, everything.as_bits(len(engine._codes)), 2
+    )
+    kernels.warm()
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="retrieval")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a child has none of its parent's threads
