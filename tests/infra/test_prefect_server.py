@@ -65,7 +65,7 @@ def test_the_fault_is_still_there_to_be_mended(tmp_path: Path) -> None:
     """When this fails the libraries have learned it, and `infra.prefect_server` may go."""
     seconds, end = loop(tmp_path / "plain.db", "plain")
     assert seconds > WAIT_S / 2
-    assert end == "database is locked"
+    assert end != "begun"  # "database is locked", or what is left of that
 
 
 COUNTING = """
