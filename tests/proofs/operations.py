@@ -217,10 +217,7 @@ def _deaths(rounds: int, keeper: bool, _: Mapping[str, Found]) -> Found:
         operations.stack(Path(folder) / "home", 4425 if keeper else 4420) as running,
     ):
         for number in range(rounds):
-            long = operations.learning(number, 400)
-            runs = [running.trigger(name, long) for name in ("retrieval/tiny", "retrieval-encoder/small")]
-            for flow_run in runs:
-                running.wait_for_task(flow_run, "train")
+            runs = _two(running, number, 400)
             time.sleep(random.Random(SEED + number).uniform(0, 30))  # anywhere between two heartbeats
             found += operations.dead_together(running, runs, keeper=keeper)
             running.up()
@@ -229,6 +226,17 @@ def _deaths(rounds: int, keeper: bool, _: Mapping[str, Found]) -> Found:
             found[-2]["slot_free"] = state["type"] in ("RUNNING", "COMPLETED")
             running.wait(after)
     return {"runs": found}
+
+
+def _two(running: operations.Stack, seed: int, epochs: int, **training: Any) -> list[str]:
+    """Two flow runs that learn; of the same training one would wait for the other, and then find it done."""
+    runs = [
+        running.trigger(name, operations.learning(seed + other, epochs, **training))
+        for name, other in (("retrieval/tiny", 0), ("retrieval-encoder/small", 1000))
+    ]
+    for flow_run in runs:
+        running.wait_for_task(flow_run, "train")
+    return runs
 
 
 def report_deaths(found: Mapping[str, Found]) -> Report:
@@ -269,12 +277,7 @@ def _healthy() -> Found:
         tempfile.TemporaryDirectory() as folder,
         operations.stack(Path(folder) / "home", 4430) as running,
     ):
-        long = [
-            running.trigger(name, operations.learning(0, 1000, batch_size=32))
-            for name in ("retrieval/tiny", "retrieval-encoder/small")
-        ]
-        for flow_run in long:
-            running.wait_for_task(flow_run, "train")
+        long = _two(running, 0, 450, batch_size=32)
         begun = time.monotonic()
         environment = {
             **running.environment,
@@ -348,10 +351,7 @@ def _outage(server: str, _: Mapping[str, Found]) -> Found:
     ):
         for number in range(OUTAGES):
             running.forget()
-            long = operations.learning(number, epochs)
-            runs = [running.trigger(name, long) for name in ("retrieval/tiny", "retrieval-encoder/small")]
-            for flow_run in runs:
-                running.wait_for_task(flow_run, "train")
+            runs = _two(running, number, epochs)
             time.sleep(random.Random(SEED + number).uniform(1, 8))
             found += operations.away(running, server, AWAY_S, runs, epochs)
     return {"runs": found, "epochs": epochs}
