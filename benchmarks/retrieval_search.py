@@ -227,7 +227,8 @@ def _row(shape: str, share: float, timings: dict[str, Timing]) -> tuple[str, ...
 
 
 def _said(lost: Sequence[str], wrong: Sequence[str]) -> str:
-    slower = f"We are slower in {len(lost)} cases: {'; '.join(lost)}." if lost else "We are slower in no case."
+    cases = "1 case" if len(lost) == 1 else f"{len(lost)} cases"
+    slower = f"We are slower in {cases}: {'; '.join(lost)}." if lost else "We are slower in no case."
     unequal = f" Recall below 1: {'; '.join(wrong)}." if wrong else " All answers have recall 1."
     return slower + unequal
 
