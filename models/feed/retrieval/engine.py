@@ -97,11 +97,6 @@ class Engine:
         kernels.encode(vectors, start, self._codes, self._scales, worst)
         self._worst, self.rows = worst, end
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the codes and their scales."""
-        return self._codes.nbytes + self._scales.nbytes
-
     def search(
         self,
         queries: NDArray[np.float32],

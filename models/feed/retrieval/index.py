@@ -289,11 +289,11 @@ class RetrievalIndex(Growing):
             live[: self._rows] = self.live[: self._rows]
             live[replaced] = False
             live[start:end] = True
-            self._follow(min(start, self._engine.rows), end)
+            orders = self._follow(min(start, self._engine.rows), end)
             if self._row_of is not None:
                 self._row_of.update(zip(ids.tolist(), range(start, end), strict=True))
             with self._publishing:
-                self.live, self._rows, self._longest = live, end, longest
+                self.live, self._rows, self._longest, self._orders = live, end, longest, orders
                 self._alive += len(ids) - len(replaced)
 
     def delete(self, ids: Iterable[int] | NDArray[np.int64]) -> int:
@@ -429,7 +429,7 @@ class RetrievalIndex(Growing):
         here = self.vectors.device.type == "cpu"
         if here and self._engine.rows < self._rows:  # after loading, and on coming back from another device
             with self._writing:
-                self._follow(self._engine.rows, self._rows)
+                self._orders = self._follow(self._engine.rows, self._rows)
         with self._publishing:
             rows = self._rows
             return _View(
@@ -437,13 +437,17 @@ class RetrievalIndex(Growing):
                 self._alive == rows, _Fast(self._engine, self._orders) if here else None,
             )  # fmt: skip
 
-    def _follow(self, start: int, rows: int) -> None:
-        """Bring codes up to so many rows, and orders when too many have none; on a CPU: elsewhere all is scanned."""
+    def _follow(self, start: int, rows: int) -> Orders:
+        """Bring codes up to so many rows; on a CPU: elsewhere all is scanned.
+
+        Returns:
+            The orders from now on, new ones when too many rows have none. They are to be shown together with the rows.
+        """
         if self.vectors.device.type != "cpu":
-            return
+            return self._orders
         self._engine.append(self.vectors[start:rows].detach().numpy(), start)
-        if rows - self._orders.rows > max(_UNORDERED, rows // 64):
-            self._orders = Orders.of(self._columns(), rows)
+        few = rows - self._orders.rows <= max(_UNORDERED, rows // 64)
+        return self._orders if few else Orders.of(self._columns(), rows)
 
     def _filters(self, where: Where | Sequence[Where], queries: int, view: _View) -> list[Filter]:
         one = where is None or isinstance(where, str | Filter)

@@ -929,3 +929,23 @@ def test_a_write_that_ran_out_of_memory_leaves_nothing_behind(monkeypatch: pytes
     world.check([Everything()], 200)
     world.upsert(50, 1000)
     world.check([Everything()], 300)
+
+
+def test_rows_that_are_in_order_but_not_shown_yet_are_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query that comes between the codes and orders of a write and the moment at which it is shown."""
+    world, follow, during = small_index(), RetrievalIndex._follow, []
+    query, where = world.vectors(1), "year >= 0"
+
+    def interrupted(index: RetrievalIndex, *arguments: Any) -> Any:
+        found = follow(index, *arguments)
+        during.append(index.search(query, 500, where))
+        return found
+
+    with taking("rows"):
+        before = world.index.search(query, 500, where)
+        with monkeypatch.context() as patch:
+            patch.setattr(RetrievalIndex, "_follow", interrupted)
+            world.upsert(60, 2000)
+        after = world.index.search(query, 500, where)
+    assert [hits.ids.tolist() for hits in during] == [before.ids.tolist()]
+    assert after.ids.tolist() != before.ids.tolist()
