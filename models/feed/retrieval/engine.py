@@ -7,11 +7,12 @@ together. The answer does not depend on which way was taken, on threads or on co
 Shapes: N rows, T = N / 16 tiles, d dimension, D the same padded to a multiple of 64, B queries, K results.
 """
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,8 +32,11 @@ _SMALLEST_BOARD = 1024
 _COPY = 60
 """What copying a row costs, in looks of a query at a row during a scan (measured at D = 64)."""
 
-_WORTH_A_THREAD = 2**12
-"""Tiles for one query below which a second thread costs more than it saves."""
+_TILES_FOR_THREADS = 2**12
+"""Tiles for one group of queries from which on threads share them: below, that costs more than it saves."""
+
+_ROWS_FOR_THREADS = 2**12
+"""The same for the rows that are read for one query."""
 
 
 class Best(NamedTuple):
@@ -143,12 +147,18 @@ class Engine:
                 bits = selection.as_bits(tiles_of(len(vectors)))
                 wide += [(number, bits) for number in members]
         question = _Question(self._codes, self._scales, asked, vectors, ids, best)
-        if len(wide) == 1 and not narrow and _threads() > 1 and tiles_of(len(vectors)) >= _WORTH_A_THREAD:
-            question.scan_together(*wide[0], _threads())
-            return best
-        work = [_bound(question.read, part) for part in _parts(narrow, -(-len(narrow) // _threads()))]
-        work += [_bound(question.scan, part) for part in _parts(wide, GROUP)]
-        _do(work)
+        threads = _threads()
+        if len(narrow) == 1 and not wide and len(narrow[0][1]) >= _ROWS_FOR_THREADS:
+            question.read(*narrow[0], threads)
+        elif 0 < len(wide) <= GROUP and not narrow and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
+            question.scan(wide, threads)
+        else:
+            _do(
+                [
+                    *(partial(question.read_each, part) for part in _parts(narrow, -(-len(narrow) // threads))),
+                    *(partial(question.scan, part, 1) for part in _parts(wide, GROUP)),
+                ]
+            )
         return best
 
     def _copied(self, rows: RowNumbers) -> "Engine":
@@ -192,66 +202,89 @@ class _Question(NamedTuple):
     ids: NDArray[np.int64]
     best: Best
 
-    def read(self, members: Sequence[tuple[int, RowNumbers]]) -> None:
-        """Answer queries from the rows that pass, by their numbers."""
-        asked, board = self.asked, _Board(1, self.best.scores.shape[1])
+    def read_each(self, members: Sequence[tuple[int, RowNumbers]]) -> None:
+        """Answer queries from the rows that pass, by their numbers, one query after another."""
         for number, rows in members:
-            held = kernels.read_rows(
-                rows, self.codes, self.scales, asked.codes[number : number + 1], asked.starts[number : number + 1],
-                asked.errors[number], asked.factors[number], self.vectors, self.ids, asked.precise[number],
-                *self.best.of(number), board.near[0], board.rows[0], board.room,
-            )  # fmt: skip
-            kernels.rank(*self.best.of(number), held)
+            self.read(number, rows, 1)
 
-    def scan(self, members: Sequence[tuple[int, Bits]]) -> None:
-        """Answer at most GROUP queries by a scan."""
+    def read(self, number: int, rows: RowNumbers, parts: int) -> None:
+        """Answer one query from the rows that pass; by so many threads, each for a part of the rows."""
+        asked = self.asked
+
+        def compete(first: int, last: int, into: Best) -> list[int]:
+            board = _Board(1, into.scores.shape[1])
+            held = kernels.read_rows(
+                rows[first:last], self.codes, self.scales, asked.codes[number : number + 1],
+                asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors, self.ids,
+                asked.precise[number], *into.of(0), board.near[0], board.rows[0], board.room,
+            )  # fmt: skip
+            return [held]
+
+        self._answer([number], 1, len(rows), parts, compete)
+
+    def scan(self, members: Sequence[tuple[int, Bits]], parts: int) -> None:
+        """Answer at most GROUP queries by a scan; by so many threads, each for a part of the tiles."""
+        numbers, tiles, asked = [number for number, _ in members], len(members[0][1]), self.asked
         if len(members) == 1:
             ((number, bits),) = members
-            kernels.rank(*self.best.of(number), self._scanned(number, bits, 0, len(bits), self.best.of(number)))
+
+            def compete(first: int, last: int, into: Best) -> Sequence[int]:
+                board = _Board(1, into.scores.shape[1])
+                held = kernels.scan_for_one(
+                    self.codes, self.scales, first, last, bits, asked.codes[number : number + 1],
+                    asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors,
+                    self.ids, asked.precise[number], *into.of(0), board.near[0], board.rows[0], board.room,
+                    board.aligned[0],
+                )  # fmt: skip
+                return [held]
+
+            self._answer(numbers, 1, tiles, parts, compete)
             return
         spare = GROUP - len(members)  # places that are left ask nothing
-        chosen = [number for number, _ in members] + [members[0][0]] * spare
+        chosen = numbers + numbers[:1] * spare
         if not spare and all(bits is members[0][1] for _, bits in members):
             passing = members[0][1][None]
         else:
-            passing = np.zeros((GROUP, len(members[0][1])), np.uint16)
+            passing = np.zeros((GROUP, tiles), np.uint16)
             for place, (_, bits) in enumerate(members):
                 passing[place] = bits
-        k = self.best.scores.shape[1]
-        asked, board, found, held = self.asked, _Board(GROUP, k), Best.none(GROUP, k), np.zeros(GROUP, np.int64)
-        kernels.scan_for_group(
-            self.codes, self.scales, 0, passing.shape[1], passing, _taken(asked.codes, chosen), asked.starts[chosen],
-            asked.errors[chosen], asked.factors[chosen], self.vectors, self.ids, asked.precise[chosen], *found, held,
-            board.near, board.rows, board.room, board.aligned,
-        )  # fmt: skip
-        for place, (number, _) in enumerate(members):
-            kernels.rank(*found.of(place), held[place])
-            for goal, source in zip(self.best.of(number), found.of(place), strict=True):
-                goal[:] = source
+        codes, starts, precise = _taken(asked.codes, chosen), asked.starts[chosen], asked.precise[chosen]
+        errors, factors = asked.errors[chosen], asked.factors[chosen]
 
-    def scan_together(self, number: int, bits: Bits, parts: int) -> None:
-        """Answer one query by all threads: each scans a part, then their best are put together."""
-        found, counts = Best.none(parts, self.best.scores.shape[1]), [0] * parts
+        def compete_together(first: int, last: int, into: Best) -> Sequence[int]:
+            board, held = _Board(GROUP, into.scores.shape[1]), np.zeros(GROUP, np.int64)
+            kernels.scan_for_group(
+                self.codes, self.scales, first, last, passing, codes, starts, errors, factors, self.vectors, self.ids,
+                precise, *into, held, board.near, board.rows, board.room, board.aligned,
+            )  # fmt: skip
+            return held.tolist()
+
+        self._answer(numbers, GROUP, tiles, parts, compete_together)
+
+    def _answer(
+        self, numbers: Sequence[int], places: int, total: int, parts: int, compete: Callable[..., Sequence[int]]
+    ) -> None:
+        """Let the rows of each part compete for queries, then the best of the parts with one another.
+
+        Args:
+            numbers: of the queries.
+            places: of a part's answers: as many as queries, or more.
+            total: how much there is to share out.
+            parts: among how many threads.
+            compete: is told where to begin, where to end, and where the best go; returns how many there are.
+        """
+        k = self.best.scores.shape[1]
+        found, held = [Best.none(places, k) for _ in range(parts)], [list[int]()] * parts
 
         def part(which: int) -> None:
-            first, last = len(bits) * which // parts, len(bits) * (which + 1) // parts
-            counts[which] = self._scanned(number, bits, first, last, found.of(which))
+            held[which] = list(compete(total * which // parts, total * (which + 1) // parts, found[which]))
 
-        _do([_bound(part, which) for which in range(parts)])
-        held = 0
-        for which, count in enumerate(counts):
-            held = kernels.join(*found.of(which), count, *self.best.of(number), held)
-        kernels.rank(*self.best.of(number), held)
-
-    def _scanned(self, number: int, bits: Bits, first: int, last: int, into: tuple[Any, ...]) -> int:
-        asked, board = self.asked, _Board(1, self.best.scores.shape[1])
-        return int(
-            kernels.scan_for_one(
-                self.codes, self.scales, first, last, bits, asked.codes[number : number + 1],
-                asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors, self.ids,
-                asked.precise[number], *into, board.near[0], board.rows[0], board.room, board.aligned[0],
-            )
-        )  # fmt: skip
+        _do([partial(part, which) for which in range(parts)])
+        for place, number in enumerate(numbers):
+            best, count = self.best.of(number), 0
+            for one, counts in zip(found, held, strict=True):
+                count = kernels.join(*one.of(place), counts[place], *best, count)
+            kernels.rank(*best, count)
 
 
 class _Asked(NamedTuple):
@@ -261,7 +294,7 @@ class _Asked(NamedTuple):
         codes: of shape (B, D), int8.
         starts: first sums, int32.
         factors: what a sum of products of codes is to be multiplied with, float64.
-        errors: by how much such a sum may err, float64.
+        errors: by how much such a sum times a row's scale may err, float64.
         precise: of shape (B, d), float64: the queries.
     """
 
@@ -273,21 +306,13 @@ class _Asked(NamedTuple):
 
     @classmethod
     def of(cls, queries: NDArray[np.float32], worst: NDArray[np.float64], width: int) -> "_Asked":
-        """Encode queries and bound the errors.
-
-        With x = s c + r for a row and q = f b + e for a query, x . q - s f (c . b) = s c . e + r . q, and |s c| is at
-        most |x| + |r|. So the score of codes errs by at most (|x| + |r|) |e| + |r| |q|; on top comes its rounding to
-        float32, at most four roundings of a number of at most (|x| + |r|) (|q| + |e|).
-        """
+        """Encode queries against rows whose greatest error and length are given."""
         count = len(queries)
-        codes, starts = _aligned((count, width), np.int8), np.empty(count, np.int32)
+        codes, starts, factors = _aligned((count, width), np.int8), np.empty(count, np.int32), np.empty(count)
+        errors = np.empty(count)
         codes[:] = 0
-        factors, lengths = np.empty(count), np.empty((count, 2))
-        kernels.encode_queries(queries, codes, starts, factors, lengths)
-        (residual, longest), (missed, length) = worst, lengths.T
-        reach = longest + residual
-        errors = 1.001 * (reach * missed + residual * length) + 2.0**-21 * reach * (length + missed)
-        return cls(codes, starts, factors, errors / factors, queries.astype(np.float64))
+        kernels.encode_queries(queries, worst, codes, starts, factors, errors)
+        return cls(codes, starts, factors, errors, queries.astype(np.float64))
 
 
 class _Board:
@@ -303,9 +328,9 @@ class _Board:
 
 def _aligned(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
     """An array that begins at a multiple of 64 bytes, so that no row lies on two lines of the cache."""
-    size = int(np.prod(shape)) * np.dtype(type_).itemsize
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    size = math.prod(shape) * np.dtype(type_).itemsize
+    raw = np.empty(size + LINE, np.uint8)
+    start = -raw.__array_interface__["data"][0] % LINE
     found: NDArray[Any] = raw[start : start + size].view(type_).reshape(shape)
     return found
 
@@ -320,10 +345,6 @@ def _parts(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Cut a list into parts of a size; the last may be shorter, and none is empty."""
     for start in range(0, len(members), max(1, size)):
         yield members[start : start + size]
-
-
-def _bound(work: Callable[[Any], None], argument: Any) -> Callable[[], None]:
-    return lambda: work(argument)
 
 
 def _do(work: Sequence[Callable[[], None]]) -> None:
@@ -347,9 +368,8 @@ def _warm() -> None:
     engine.search(vectors[:2], 1, [everything, one], vectors, ids)
     engine.search(vectors[:GROUP], 1, [Selection(1, rows=one.as_rows())] * GROUP, vectors, ids)
     asked = _Asked.of(vectors[:1], engine._worst, engine._codes.shape[1])
-    _Question(engine._codes, engine._scales, asked, vectors, ids, Best.none(1, 1)).scan_together(
-        0, everything.as_bits(len(engine._codes)), 2
-    )
+    question = _Question(engine._codes, engine._scales, asked, vectors, ids, Best.none(1, 1))
+    question.scan([(0, everything.as_bits(len(engine._codes)))], 2)
     kernels.warm()
 
 

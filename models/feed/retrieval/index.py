@@ -12,6 +12,8 @@ meanwhile.
 Shapes: N rows stored, D dimension, B queries, K results per query.
 """
 
+import contextlib
+import ctypes
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +29,7 @@ from torch import Tensor
 from models.common.contracts import Payload
 from models.feed.retrieval.attributes import FEW, Orders, Selection, select
 from models.feed.retrieval.columns import Column, Growing, as_bytes, column, from_bytes, kind_of, passing
+from models.feed.retrieval.engine import Best as Found
 from models.feed.retrieval.engine import Engine
 from models.feed.retrieval.filter import Everything, Filter, Kind, bind, parse
 from models.feed.retrieval.scan import LONGEST, Best, blocks, exact_scores
@@ -115,6 +118,7 @@ class RetrievalIndex(Growing):
         self.register_buffer("ids", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("live", torch.zeros(0, dtype=torch.bool))
         self.columns = torch.nn.ModuleList([column(name, fields.field(name).type) for name in names])
+        self._schema = {entry.name: kind_of(entry.name, entry.arrow) for entry in self._columns().values()}
         self._rows = 0
         self._alive = 0
         self._longest = 0.0
@@ -153,6 +157,7 @@ class RetrievalIndex(Growing):
         _check_table(attributes)
         index = cls(vectors.shape[1], None if attributes is None else attributes.schema)
         index.upsert(ids, vectors, attributes)
+        _give_back()
         return index
 
     @property
@@ -163,7 +168,7 @@ class RetrievalIndex(Growing):
     @property
     def schema(self) -> dict[str, Kind]:
         """Column name to the kind of its values, in the table's order; what a filter may speak of."""
-        return {entry.name: kind_of(entry.name, entry.arrow) for entry in self._columns().values()}
+        return dict(self._schema)
 
     @property
     def rows(self) -> int:
@@ -198,13 +203,17 @@ class RetrievalIndex(Growing):
         Source:
             LiNR, sections 3.1 (filter, then score) and 4 (the index as a module); exactness is ours.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be an integer of at least 1, got {k!r}.")
-        self._check_queries(queries)
+        self._check_question(queries, k)
         view = self._view()
-        filters = self._filters(where, len(queries), view)
         with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
-            hits, rows = _answer(view, queries.detach().float(), k, filters)
+            asked = queries.detach().float()
+            if view.fast is not None and asked.device.type == "cpu":
+                best, passed = self._answer_here(view, view.fast, asked.numpy(), k, where)
+                hits = Hits(torch.from_numpy(best.ids), torch.from_numpy(best.scores), torch.from_numpy(passed))
+                rows = torch.from_numpy(best.rows)
+            else:
+                _check_lengths(torch.linalg.vector_norm(asked.double(), dim=1).cpu().numpy())
+                hits, rows = _answer(view, asked, k, self._filters(where, len(asked)))
         if torch.is_grad_enabled() and queries.requires_grad:
             scores = exact_scores(view.vectors[rows.clamp(min=0)], queries.float()[:, None])
             hits = hits._replace(scores=scores.masked_fill(rows < 0, -torch.inf))
@@ -214,6 +223,11 @@ class RetrievalIndex(Growing):
         """`forward` for arrays: the same answer, as arrays and without gradients."""
         if not isinstance(queries, np.ndarray):
             raise ValueError(f"queries must be an array of shape (queries, dimension), got {_described(queries)}.")
+        self._check_question(queries, k)
+        view = self._view()
+        if view.fast is not None:
+            best, passed = self._answer_here(view, view.fast, queries.astype(np.float32, copy=False), k, where)
+            return Hits(best.ids, best.scores, passed)
         with torch.no_grad():
             hits = self(torch.from_numpy(np.ascontiguousarray(queries)).to(self.vectors.device), k, where)
         return Hits(*(part.cpu().numpy() for part in hits))
@@ -235,7 +249,7 @@ class RetrievalIndex(Growing):
             The two strategies are LiNR's V2 and V1 (section 3.1).
         """
         view = self._view()
-        (bound,) = self._filters(where, 1, view)
+        (bound,) = self._filters(where, 1)
         if view.fast is not None:
             count = _selected(view, view.fast, bound).count
             few = count * FEW <= view.rows
@@ -449,12 +463,11 @@ class RetrievalIndex(Growing):
         few = rows - self._orders.rows <= max(_UNORDERED, rows // 64)
         return self._orders if few else Orders.of(self._columns(), rows)
 
-    def _filters(self, where: Where | Sequence[Where], queries: int, view: _View) -> list[Filter]:
+    def _filters(self, where: Where | Sequence[Where], queries: int) -> list[Filter]:
         one = where is None or isinstance(where, str | Filter)
         wanted: Sequence[Any] = [where] * queries if one else list(where)  # type: ignore[arg-type]
         if len(wanted) != queries:
             raise ValueError(f"{queries} queries need one filter for all, or {queries} filters; got {len(wanted)}.")
-        schema = {name: kind_of(name, entry.arrow) for name, entry in view.columns.items()}
         read: dict[Any, Filter] = {}
         bound = []
         for entry in wanted:
@@ -462,22 +475,33 @@ class RetrievalIndex(Growing):
             key = entry if isinstance(entry, str) else id(entry)
             if key not in read:
                 plain = Everything() if entry is None else parse(entry) if isinstance(entry, str) else entry
-                read[key] = bind(plain, schema)
+                read[key] = bind(plain, self._schema)
             bound.append(read[key])
         return bound
 
-    def _check_queries(self, queries: Tensor) -> None:
-        if not isinstance(queries, Tensor) or queries.ndim != 2 or queries.shape[1] != self.dimension:
+    def _check_question(self, queries: Any, k: Any) -> None:
+        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+            raise ValueError(f"k must be an integer of at least 1, got {k!r}.")
+        if not isinstance(queries, Tensor | np.ndarray) or queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise ValueError(f"queries must have shape (queries, {self.dimension}), got {_described(queries)}.")
-        if not queries.is_floating_point():
-            raise ValueError(f"queries must be of a floating type, got {queries.dtype}; convert with .float().")
-        lengths = torch.linalg.vector_norm(queries.detach().double(), dim=1)
-        wrong = (~(lengths < LONGEST)).nonzero().flatten()
-        if len(wrong):
-            raise ValueError(
-                f"query {int(wrong[0])} has length {float(lengths[wrong[0]]):g}; queries must be finite and shorter "
-                f"than {LONGEST:g}."
-            )
+        if not (queries.is_floating_point() if isinstance(queries, Tensor) else queries.dtype.kind == "f"):
+            raise ValueError(f"queries must be of a floating type, got {queries.dtype}; convert them to float32.")
+
+    def _answer_here(
+        self, view: _View, fast: _Fast, queries: NDArray[np.float32], k: int, where: Where | Sequence[Where]
+    ) -> tuple[Found, NDArray[np.int64]]:
+        """Answers on a CPU, and how many items pass each query's filter."""
+        _check_lengths(_lengths(queries))
+        filters = self._filters(where, len(queries))
+        chosen: dict[Filter, Selection] = {}
+        for one in filters:
+            if one not in chosen:
+                chosen[one] = _selected(view, fast, one)
+        selections = [chosen[one] for one in filters]
+        best = fast.engine.search(
+            np.ascontiguousarray(queries), k, selections, view.vectors.detach().numpy(), view.ids.numpy()
+        )
+        return best, np.array([selection.count for selection in selections], dtype=np.int64)
 
     def _suited(self, attributes: pa.Table | None) -> pa.Table:
         """The table with the index's columns, in their order and types."""
@@ -510,9 +534,7 @@ class RetrievalIndex(Growing):
 
 
 def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> tuple[Hits[Tensor], Tensor]:
-    """The hits, and the row number of each."""
-    if view.fast is not None:
-        return _answer_here(view, view.fast, queries, k, filters)
+    """The hits, and the row number of each, on any device."""
     count, device = len(queries), queries.device
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     scores = torch.full((count, k), -torch.inf, dtype=torch.float64, device=device)
@@ -551,21 +573,6 @@ def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> 
     return Hits(ids, scores, passed), rows
 
 
-def _answer_here(
-    view: _View, fast: _Fast, queries: Tensor, k: int, filters: Sequence[Filter]
-) -> tuple[Hits[Tensor], Tensor]:
-    """`_answer` on a CPU."""
-    chosen: dict[Filter, Selection] = {}
-    for where in filters:
-        if where not in chosen:
-            chosen[where] = _selected(view, fast, where)
-    selections = [chosen[where] for where in filters]
-    asked, vectors = np.ascontiguousarray(queries.numpy()), view.vectors.detach().numpy()
-    best = fast.engine.search(asked, k, selections, vectors, view.ids.numpy())
-    passed = torch.tensor([selection.count for selection in selections], dtype=torch.int64)
-    return Hits(torch.from_numpy(best.ids), torch.from_numpy(best.scores), passed), torch.from_numpy(best.rows)
-
-
 def _selected(view: _View, fast: _Fast, where: Filter) -> Selection:
     return select(where, view.columns, fast.orders, view.live, all_live=view.all_live)
 
@@ -601,6 +608,12 @@ def _scanned(view: _View, queries: Tensor, k: int, masks: Sequence[tuple[Tensor,
     return best
 
 
+def _give_back() -> None:
+    """Return freed memory to the system: glibc keeps what lies between arrays that live longer, a fifth of an index."""
+    with contextlib.suppress(OSError, AttributeError):  # another libc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _check_rows(ids: Any, vectors: Any, attributes: Any, dimension: int) -> None:
     """Hold the arguments of `build` and `upsert` to what their docstrings ask."""
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.shape[1] != dimension:
@@ -622,6 +635,15 @@ def _check_rows(ids: Any, vectors: Any, attributes: Any, dimension: int) -> None
         raise ValueError(
             f"the vector of id {ids[wrong[0]]} in row {wrong[0]} has length {lengths[wrong[0]]:g}, and "
             f"{len(wrong) - 1} others are like it; vectors must be finite and shorter than {LONGEST:g}."
+        )
+
+
+def _check_lengths(lengths: NDArray[np.float64]) -> None:
+    """Hold queries to be finite and not too long."""
+    if not (lengths < LONGEST).all():
+        wrong = np.flatnonzero(~(lengths < LONGEST))[0]
+        raise ValueError(
+            f"query {wrong} has length {lengths[wrong]:g}; queries must be finite and shorter than {LONGEST:g}."
         )
 
 

@@ -384,16 +384,22 @@ def encode(vectors: Any, start: int, codes: Any, scales: Any, errors: Any) -> No
 
 
 @compiled
-def encode_queries(queries: Any, codes: Any, starts: Any, factors: Any, errors: Any) -> None:
-    """Write the bytes of queries, and by how much a score may err.
+def encode_queries(queries: Any, worst: Any, codes: Any, starts: Any, factors: Any, errors: Any) -> None:
+    """Write the bytes of queries, and by how much a score of bytes may err.
+
+    With x = s c + r for a row and q = f b + e for a query, x . q - s f (c . b) = s c . e + r . q, and |s c| is at most
+    |x| + |r|. So the score of codes errs by at most (|x| + |r|) |e| + |r| |q|; on top comes its rounding to float32, at
+    most four roundings of a number of at most (|x| + |r|) (|q| + |e|).
 
     Args:
         queries: of shape (G, d), float32.
+        worst: of shape (2,), float64: the greatest |r| and the greatest |x|, as `encode` gives them.
         codes: of shape (G, D), int8, zeroed.
         starts: of shape (G,), int32: takes the 128 in the rows' codes away again.
-        factors: of shape (G,), float64: a query is factor * code, but for its error.
-        errors: of shape (G, 2), float64: |q - factor code| and |q|.
+        factors: of shape (G,), float64: f.
+        errors: of shape (G,), float64: the bound, in units of f.
     """
+    reach = worst[0] + worst[1]
     for number in range(len(queries)):
         largest = 0.0
         for value in queries[number]:
@@ -413,7 +419,9 @@ def encode_queries(queries: Any, codes: Any, starts: Any, factors: Any, errors: 
             length += value * value
         starts[number] = -128 * total
         factors[number] = factor
-        errors[number, 0], errors[number, 1] = np.sqrt(missed), np.sqrt(length)
+        missed, length = np.sqrt(missed), np.sqrt(length)
+        errors[number] = 1.001 * (reach * missed + worst[0] * length) + 2.0**-21 * reach * (length + missed)
+        errors[number] /= factor
 
 
 # --- boards -----------------------------------------------------------------------------------------------------------

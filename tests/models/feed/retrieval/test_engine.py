@@ -127,11 +127,16 @@ def test_a_filter_that_is_shared_and_one_of_ones_own_answer_alike(queries: int, 
     check(asked, 50, np.repeat(mask[None], queries, axis=0), vectors, ids)
 
 
-def test_one_query_over_many_rows_is_shared_among_threads_without_a_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("passing", [0.5, 0.02])
+def test_threads_share_the_rows_of_few_queries_without_a_difference(
+    monkeypatch: pytest.MonkeyPatch, queries: int, passing: float
+) -> None:
     random = np.random.default_rng(8)
-    vectors, asked, ids = lumpy(random, 20_000, 24), lumpy(random, 1, 24), random.permutation(20_000)
-    masks = random.random((1, 20_000)) < 0.5
-    monkeypatch.setattr(module, "_WORTH_A_THREAD", 1)
+    vectors, asked, ids = lumpy(random, 20_000, 24), lumpy(random, 5, 24)[:queries], random.permutation(20_000)
+    masks = random.random((queries, 20_000)) < passing
+    monkeypatch.setattr(module, "_TILES_FOR_THREADS", 1)
+    monkeypatch.setattr(module, "_ROWS_FOR_THREADS", 1)
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(module, "_threads", lambda threads=threads: threads)
         check(asked, 100, masks, vectors, ids)
