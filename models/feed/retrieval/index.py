@@ -171,6 +171,11 @@ class RetrievalIndex(Growing):
         return dict(self._schema)
 
     @property
+    def fields(self) -> pa.Schema:
+        """Names and types of the attribute columns, as `build` was given them."""
+        return pa.schema([pa.field(name, entry.arrow) for name, entry in self._columns().items()])
+
+    @property
     def rows(self) -> int:
         """Rows stored, replaced and deleted ones included; far above `len(index)` it is time to `compact`."""
         return self._rows

@@ -1,0 +1,334 @@
+"""An index over HTTP: search, upsert, delete, and what is being served.
+
+`service` makes an application of whatever gives the index of the moment. It asks once per request, so an answer speaks
+of one version, and a newer one is served from the next request on, without a restart. Whoever runs the application
+decides where it listens.
+
+A request that cannot be answered is told why: 400 for one that does not suit the index, 413 for one that is too large,
+422 for one that is no question at all, 503 when too many wait. None of them changes anything.
+
+Source: ours; LiNR's service (section 4) is native code inside LinkedIn.
+"""
+
+import threading
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from models.common.configuration import check, setting
+from models.feed.retrieval.filter import FilterError
+from models.feed.retrieval.index import RetrievalIndex
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Where = str | None
+Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
+
+
+class Served(NamedTuple):
+    """What is served at a moment.
+
+    Attributes:
+        index: the index.
+        version: its name, for people and logs.
+    """
+
+    index: RetrievalIndex
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much one request may ask, and how many may wait."""
+
+    queries: int = setting(256, "Queries", "Queries of one request, 1 to 65536.", ge=1, le=65536)
+    k: int = setting(1000, "Results", "Results per query, 1 to 100000.", ge=1, le=100_000)
+    items: int = setting(10_000, "Items", "Items of one write, 1 to 1000000.", ge=1, le=1_000_000)
+    megabytes: int = setting(32, "Megabytes", "Size of one request's body, 1 to 1024.", ge=1, le=1024)
+    waiting: int = setting(64, "Waiting", "Requests answered or waiting at a time, 1 to 10000.", ge=1, le=10_000)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Question(_Strict):
+    """Queries and what they are to find."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"queries": [[0.1, -0.2, 0.7]], "k": 2, "where": "lang in ('en', 'de') and year >= 2019"},
+                {"queries": [[0.1, -0.2, 0.7], [0.5, 0.5, 0.0]], "k": 2, "where": ["year == 2019", None]},
+            ]
+        }
+    )
+
+    queries: list[Vector] = Field(min_length=1, description="Vectors of the index's dimension.")
+    k: int = Field(10, ge=1, description="Results per query.")
+    where: Where | list[Where] = Field(None, description="One filter for all queries, or a list of one for each.")
+
+
+class Found(BaseModel):
+    """The answer to one query."""
+
+    ids: list[int] = Field(description="Best first; equal scores by ascending id. Fewer than k where fewer pass.")
+    scores: list[float] = Field(description="Dot products with the query.")
+    passing: int = Field(description="How many items the filter lets through.")
+
+
+class Answer(BaseModel):
+    """The answers to a question, all from one version."""
+
+    version: str
+    results: list[Found]
+
+
+class Item(_Strict):
+    """An item to be found."""
+
+    id: int = Field(ge=0, lt=2**63)
+    vector: Vector
+    attributes: dict[str, Any] = Field({}, description="By column; one that is left out is null.")
+
+
+class Items(_Strict):
+    """Items to insert, or to put in place of those with the same ids."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [{"id": 7, "vector": [0.1, -0.2, 0.7], "attributes": {"lang": "en", "year": 2019}}]}]
+        }
+    )
+
+    items: list[Item] = Field(min_length=1)
+
+
+class Ids(_Strict):
+    """Items to remove."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [7, 8]}]})
+
+    ids: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
+
+
+class Written(BaseModel):
+    """What a write did: every search that begins after this reply sees it."""
+
+    version: str
+    items: int = Field(description="Items inserted, replaced or removed.")
+
+
+class Explained(BaseModel):
+    """How a filter would be answered."""
+
+    version: str
+    filter: str
+    items: int
+    passing: int
+    strategy: str
+
+
+class State(BaseModel):
+    """What is being served."""
+
+    version: str
+    items: int
+    dimension: int
+    columns: dict[str, str]
+
+
+class Refusal(BaseModel):
+    """Why a request was not answered, and where in the filter's text."""
+
+    detail: str
+    position: int | None = None
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, detail: str, position: int | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.position = status, position
+
+
+def service(source: Callable[[], Served], limits: Limits | None = None) -> FastAPI:
+    """The application.
+
+    Args:
+        source: gives what is to be served; asked once per request, from several threads.
+        limits: how much a request may ask; None for the defaults.
+
+    Returns:
+        An ASGI application; its page `/docs` describes it, with examples.
+
+    Source:
+        Ours.
+    """
+    limits = Limits() if limits is None else limits
+    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 413, 503)}
+    app = FastAPI(title="headrace retrieval", summary=(__doc__ or "").splitlines()[0], responses=refusals)
+    app.add_middleware(_Guard, limits=limits)
+
+    @app.exception_handler(_RefusedError)
+    async def refuse(_request: Request, error: _RefusedError) -> JSONResponse:
+        return _refusal(error.status, str(error), error.position)
+
+    @app.post("/search")
+    def search(question: Question) -> Answer:
+        """The k best items of every query that pass its filter, exactly."""
+        _at_most("queries", len(question.queries), limits.queries)
+        _at_most("k", question.k, limits.k)
+        index, version = source()
+        vectors = _vectors(question.queries, index, "query")
+        hits = _suited(lambda: index.search(vectors, question.k, question.where))
+        results = []
+        for ids, scores, passing in zip(*hits, strict=True):
+            there = ids >= 0
+            results.append(Found(ids=ids[there].tolist(), scores=scores[there].tolist(), passing=int(passing)))
+        return Answer(version=version, results=results)
+
+    @app.post("/upsert")
+    def upsert(wanted: Items) -> Written:
+        """Insert items or replace them, all or none."""
+        _at_most("items", len(wanted.items), limits.items)
+        index, version = source()
+        vectors = _vectors([item.vector for item in wanted.items], index, "item")
+        ids = np.array([item.id for item in wanted.items], np.int64)
+        table = _table([item.attributes for item in wanted.items], index.fields)
+        _suited(lambda: index.upsert(ids, vectors, table))
+        return Written(version=version, items=len(np.unique(ids)))
+
+    @app.post("/delete")
+    def delete(wanted: Ids) -> Written:
+        """Remove items; ids that are not there are passed over."""
+        _at_most("ids", len(wanted.ids), limits.items)
+        index, version = source()
+        return Written(version=version, items=index.delete(wanted.ids))
+
+    @app.get("/explain")
+    def explain(where: Where = None) -> Explained:
+        """How many items a filter lets through, and how it would be answered."""
+        index, version = source()
+        return Explained(version=version, **_suited(lambda: index.explain(where)))
+
+    @app.get("/version")
+    def state() -> State:
+        """What is being served."""
+        index, version = source()
+        return State(version=version, items=len(index), dimension=index.dimension, columns=dict(index.schema))
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Whether searches are answered: one is made."""
+        index, version = source()
+        index.search(np.zeros((1, index.dimension), np.float32), 1)
+        return {"status": "healthy", "version": version}
+
+    return app
+
+
+class _Guard:
+    """Turns away what is too large, and whoever would be one too many, before anything is read or parsed."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits) -> None:
+        self.app, self.limits = app, limits
+        self.inside, self.lock = 0, threading.Lock()
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with self.lock:
+            full = self.inside >= self.limits.waiting
+            self.inside += not full
+        if full:
+            detail = f"{self.limits.waiting} requests are waiting already; ask again in a second."
+            await _refusal(503, detail, headers={"Retry-After": "1"})(scope, receive, send)
+            return
+        try:
+            await self._limited(scope, receive, send)
+        finally:
+            with self.lock:
+                self.inside -= 1
+
+    async def _limited(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Read the whole body first: what is too large never reaches a parser."""
+        parts, size, more = list[bytes](), 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > self.limits.megabytes << 20:
+                detail = f"the body has more than {self.limits.megabytes} MB; send it in parts."
+                await _refusal(413, detail)(scope, receive, send)
+                return
+        body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+
+        async def again() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()
+            first, body = body, None
+            return first
+
+        await self.app(scope, again, send)
+
+
+def _refusal(
+    status: int, detail: str, position: int | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(Refusal(detail=detail, position=position).model_dump(), status, headers)
+
+
+def _at_most(what: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise _RefusedError(400, f"{what}: at most {limit} here, got {count}; ask in parts.")
+
+
+def _suited(ask: Callable[[], Any]) -> Any:
+    """What the index says, its complaints as refusals."""
+    try:
+        return ask()
+    except FilterError as error:
+        raise _RefusedError(400, str(error), error.position) from error
+    except ValueError as error:
+        raise _RefusedError(400, str(error)) from error
+
+
+def _vectors(lists: Sequence[Sequence[float]], index: RetrievalIndex, what: str) -> Any:
+    for number, numbers in enumerate(lists):
+        if len(numbers) != index.dimension:
+            raise _RefusedError(400, f"{what} {number} has {len(numbers)} numbers; the index has {index.dimension}.")
+    with np.errstate(over="ignore"):  # what is too long is refused by the index, with its number
+        return np.array(lists, np.float64).astype(np.float32)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], fields: pa.Schema) -> pa.Table:
+    """Attributes as a table of the index's columns."""
+    for number, row in enumerate(rows):
+        unknown = sorted(set(row) - set(fields.names))
+        if unknown:
+            raise _RefusedError(400, f"item {number} has unknown attributes {unknown}; known are {fields.names}.")
+    columns = []
+    for field in fields:
+        values = [row.get(field.name) for row in rows]
+        wrong = next((value for value in values if isinstance(value, str)), None)
+        if wrong is not None and pa.types.is_nested(field.type):  # pyarrow would take it for a list of letters
+            raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: got the text {wrong!r}.")
+        try:
+            columns.append(pa.array(values, field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: {error}") from error
+    return pa.table(columns, schema=fields)
