@@ -594,7 +594,7 @@ def _any_asked_for(bits: Any) -> bool:
     found = np.uint16(0)
     for one in bits.flat:
         found |= one
-    return found != 0
+    return bool(found)
 
 
 @compiled
