@@ -1,7 +1,10 @@
 """The filter language: which items may be answered at all.
 
-One filter, two spellings. In Python, `(col("year") >= 2019) & col("lang").isin(["en", "de"])`; as text, in a flow's
-parameter, `year >= 2019 and lang in ('en', 'de')`. `str(where)` is the text of a filter and `parse` reads it back.
+One filter, four spellings. As text, in a flow's parameter: `year >= 2019 and lang in ('en', 'de')`. In Python:
+`(col("year") >= 2019) & col("lang").isin(["en", "de"])`. As a dictionary, the way of MongoDB:
+`{"year": {"$gte": 2019}, "lang": {"$in": ["en", "de"]}}`. As clauses of the paper:
+`all_of([Clause("lang", any_of=["en", "de"]), Clause("tags", none_of=["nsfw"])])`. `str(where)` is the text of a filter
+and `parse` reads it back.
 
     filter     := conjunction ("or" conjunction)*
     conjunction:= negation ("and" negation)*
@@ -11,45 +14,75 @@ parameter, `year >= 2019 and lang in ('en', 'de')`. `str(where)` is the text of 
                 | column ["not"] "between" value "and" value               both ends included
                 | column ["not"] "has" value                               columns of lists only, these three
                 | column ["not"] ("has_any"|"has_all") "(" value ("," value)* ")"
+                | column ["not"] "geo_within" "(" latitude "," longitude "," km ")"   columns of points, these two
+                | column ["not"] "geo_box" "(" south "," west "," north "," east ")"
                 | column "is" ["not"] "null"
     column     := a name, or any text in `backticks` or "double quotes"; the quote itself is doubled
     value      := 'text' with '' for a quote | integer | decimal | "true" | "false"
 
 Keywords may be in capitals. Text is compared by code point, exactly as stored: no case folding, no normal form.
 
+    dictionary := {entry, ...}                       at least one; all hold
+    entry      := column: value                      equal to it; on a column of lists: has it
+                | column: {operator: operand, ...}   at least one; all hold
+                | "$and" | "$or" | "$nor": [dictionary, ...]
+                | "$not": dictionary
+    operator   := "$eq" | "$ne" | "$lt" | "$lte" | "$gt" | "$gte" | "$has": value
+                | "$in" | "$nin" | "$has_any" | "$has_all" | "$all": [value, ...]       $all is $has_all
+                | "$within": {"latitude": , "longitude": , "km": }
+                | "$box": {"south": , "west": , "north": , "east": }
+                | "$exists": true or false
+                | "$not": {operator: operand, ...}
+
+A point is a latitude and a longitude in degrees. `geo_within` passes points at most so many kilometres away along the
+surface of a sphere; `points` has the exact definition. `geo_box` passes points from south to north and from west
+eastwards to east, all ends included; with west above east the box crosses the antimeridian. 180 and -180 are one
+meridian, and a pole lies on all of them.
+
 Nulls are two-valued: a predicate on a missing value is false, except `is null`, and `not` is the plain complement.
 So `year != 2019` leaves out items without a year, while `not year == 2019` and `year not in (2019)` let them through;
-add `and year is not null` to leave them out. An empty list is a list, not a null.
+add `and year is not null` to leave them out. An empty list is a list, not a null. The dictionary says the same:
+`$ne` is `!=`, and `$nin` is `not in`, the complement.
 
 Source: the operators are SQL's and those of the vector stores (`has`, `has_any`, `has_all` for lists); the two-valued
 nulls are ours: with SQL's third value, `x or not x` would lose items. LiNR's clauses (section 3.1) are the special
-case of a conjunction of `in`, and of `not ... in` for a reverse clause.
+case of a conjunction of `in`, and of `not ... in` for a reverse clause. Of MongoDB's operators those for points are
+left out, which count in radians and begin with the longitude; `$within` and `$box` are ours.
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 
 Value = str | bool | int | float
-Kind = Literal["string", "boolean", "integer", "float", "list of strings", "list of integers"]
+Kind = Literal["string", "boolean", "integer", "float", "list of strings", "list of integers", "point"]
 Operator = Literal["==", "!=", "<", "<=", ">", ">="]
 
 _DEEPEST = 100
-_KEYWORDS = ("and", "or", "not", "in", "between", "has", "has_any", "has_all", "is", "null", "true", "false")
+_KEYWORDS = (
+    *("and", "or", "not", "in", "between", "has", "has_any", "has_all", "geo_within", "geo_box", "is", "null"),
+    *("true", "false"),
+)
 _INTEGERS = range(-(2**63), 2**63)
 
 
 class FilterError(ValueError):
-    """A filter that means nothing here: the message says where, what was found and what would be right."""
+    """A filter that means nothing here: the message says where, what was found and what would be right.
 
-    def __init__(self, message: str, place: "Place | None" = None) -> None:
+    Attributes:
+        position: of the mistake in a text, in characters from 0; None elsewhere.
+        path: of the mistake in a dictionary, as in `$or[1].year`; None elsewhere.
+    """
+
+    def __init__(self, message: str, place: "Place | Path | None" = None) -> None:
         super().__init__(message if place is None else f"{message}\n{place.drawing()}")
-        self.position = None if place is None else place.position
+        self.position = place.position if isinstance(place, Place) else None
+        self.path = place.path if isinstance(place, Path) else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,25 @@ class Place:
         last = min(len(self.text) if end < 0 else end, self.position + 60)
         line = "".join(mark if mark.isprintable() else " " for mark in self.text[first:last])
         return f"  {line}\n  {' ' * (self.position - first)}^ at position {self.position}"
+
+
+@dataclass(frozen=True)
+class Path:
+    """A place in the dictionary of a filter: the keys, and numbers in lists, that lead to it."""
+
+    path: str = ""
+
+    def drawing(self) -> str:
+        """The line that names it."""
+        return f"  at {self.path or 'the top'}"
+
+    def key(self, name: Any) -> "Path":
+        """The place of an entry."""
+        return Path(f"{self.path}.{name}" if self.path else str(name))
+
+    def item(self, number: int) -> "Path":
+        """The place of an element of a list."""
+        return Path(f"{self.path}[{number}]")
 
 
 class Filter:
@@ -98,10 +150,10 @@ class Everything(Filter):
 
 @dataclass(frozen=True)
 class Predicate(Filter):
-    """A condition on one column; `place` remembers where a text said it, for messages alone."""
+    """A condition on one column; `place` remembers where a text or dictionary said it, for messages alone."""
 
     column: str
-    place: Place | None = field(default=None, kw_only=True, compare=False, repr=False)
+    place: Place | Path | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.column, str) or not self.column:
@@ -123,17 +175,7 @@ class _OfManyValues(Predicate):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.values, str):
-            raise FilterError(
-                f"column {self.column!r} is asked for the letters of {self.values!r}; give a list of values.",
-                self.place,
-            )
-        object.__setattr__(self, "values", tuple(_plain(value, self) for value in self.values))
-        if not self.values:
-            raise FilterError(
-                f"the list of values for column {self.column!r} is empty; name one, or leave the condition out.",
-                self.place,
-            )
+        object.__setattr__(self, "values", _several(self.values, self))
 
 
 @dataclass(frozen=True)
@@ -207,6 +249,96 @@ class HasAll(_OfManyValues):
         return f"{_name(self.column)} has_all {_literals(self.values)}"
 
 
+class _Geographic(Predicate):
+    """A condition on a column of points; its other fields are numbers."""
+
+    _word = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self._numbers():
+            object.__setattr__(self, name, _number(getattr(self, name), name, self))
+
+    def __str__(self) -> str:
+        return f"{_name(self.column)} {self._word}({', '.join(repr(getattr(self, name)) for name in self._numbers())})"
+
+    @classmethod
+    def _numbers(cls) -> tuple[str, ...]:
+        return tuple(entry.name for entry in dataclasses.fields(cls) if entry.name not in ("column", "place"))
+
+
+@dataclass(frozen=True)
+class GeoWithin(_Geographic):
+    """The column's point lies at most `km` kilometres from a point, in degrees, along the surface of the sphere."""
+
+    latitude: float
+    longitude: float
+    km: float
+
+    _word = "geo_within"
+
+
+@dataclass(frozen=True)
+class GeoBox(_Geographic):
+    """The column's point lies from south to north, and from west eastwards to east, in degrees, all ends included."""
+
+    south: float
+    west: float
+    north: float
+    east: float
+
+    _word = "geo_box"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.south > self.north:
+            raise FilterError(
+                f"the box for column {self.column!r} has south {self.south!r} above north {self.north!r}; exchange "
+                "them. Only west may be above east, for a box that crosses the antimeridian.",
+                self.place,
+            )
+
+
+@dataclass(frozen=True)
+class Clause(Predicate):
+    """A clause of the paper: the column has one of `any_of`, or else none of `none_of`; exactly one is given.
+
+    Meeting an index it becomes `in`, or `has_any` on a column of lists; with `none_of` the complement of that, which
+    items without a value pass. As the kind of the column decides, a clause has no text of its own.
+
+    Source:
+        LiNR, section 3.1: clauses, and reverse clauses for `none_of`.
+    """
+
+    any_of: Sequence[Value] | None = field(default=None, kw_only=True)
+    none_of: Sequence[Value] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.any_of is None) == (self.none_of is None):
+            raise FilterError(
+                f"the clause of column {self.column!r} needs any_of or none_of, got "
+                f"{'neither' if self.any_of is None else 'both'}; give exactly one.",
+                self.place,
+            )
+        name = "none_of" if self.any_of is None else "any_of"
+        object.__setattr__(self, name, _several(getattr(self, name), self))
+
+    def __str__(self) -> str:
+        name, values = self._given()
+        return f"Clause({self.column!r}, {name}={list(values)!r})"
+
+    def _given(self) -> tuple[str, tuple[Value, ...]]:
+        return ("none_of", tuple(self.none_of or ())) if self.any_of is None else ("any_of", tuple(self.any_of))
+
+    def bound(self, schema: Mapping[str, Kind]) -> Filter:
+        """What the clause says of a column of its kind; see `bind`."""
+        many = schema.get(self.column, "").startswith("list of ")
+        name, values = self._given()
+        where = _bound((HasAny if many else In)(self.column, values, place=self.place), schema)
+        return _unless(name == "none_of", where)
+
+
 @dataclass(frozen=True)
 class And(Filter):
     """Passes what every part passes; an `And` among the parts is dissolved into its own parts."""
@@ -266,6 +398,41 @@ def _dissolved(parts: Iterable[Filter], kind: type[And] | type[Or]) -> tuple[Fil
     if len(flat) < 2:
         raise FilterError(f"{kind.__name__} combines at least two filters, got {len(flat)}; a single one stands alone.")
     return tuple(flat)
+
+
+def _several(values: Any, predicate: Predicate) -> tuple[Value, ...]:
+    """The values as plain Python, at least one."""
+    if isinstance(values, str):
+        raise FilterError(
+            f"column {predicate.column!r} is asked for the letters of {values!r}; give a list of values.",
+            predicate.place,
+        )
+    if not isinstance(values, Iterable):
+        raise FilterError(f"column {predicate.column!r} needs a list of values, got {values!r}.", predicate.place)
+    plain = tuple(_plain(value, predicate) for value in values)
+    if not plain:
+        raise FilterError(
+            f"the list of values for column {predicate.column!r} is empty; name one, or leave the condition out.",
+            predicate.place,
+        )
+    return plain
+
+
+_LIMITS = {"latitude": 90.0, "south": 90.0, "north": 90.0, "longitude": 180.0, "west": 180.0, "east": 180.0}
+
+
+def _number(value: Any, name: str, predicate: Predicate) -> float:
+    """A latitude, a longitude or a distance as a float."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, int) and abs(plain) > 1e300:  # neither a float nor a message can hold it
+        plain = math.inf
+    number = float(plain) if isinstance(plain, int | float) and not isinstance(plain, bool) else math.nan
+    limit = _LIMITS.get(name)
+    fits = 0 <= number < math.inf if limit is None else -limit <= number <= limit
+    if not fits:
+        wanted = "a finite number of at least 0" if limit is None else f"a number from {-limit:g} to {limit:g} degrees"
+        raise FilterError(f"column {predicate.column!r} is asked for {name} {plain!r}; give {wanted}.", predicate.place)
+    return number
 
 
 def _plain(value: Any, predicate: Predicate) -> Value:
@@ -354,6 +521,14 @@ class Column:
         """There is no value."""
         return IsNull(self._name)
 
+    def within(self, latitude: float, longitude: float, *, km: float) -> GeoWithin:
+        """The point lies at most `km` kilometres from one given in degrees."""
+        return GeoWithin(self._name, latitude, longitude, km)
+
+    def in_box(self, *, south: float, west: float, north: float, east: float) -> GeoBox:
+        """The point lies in a box given in degrees, ends included; west above east crosses the antimeridian."""
+        return GeoBox(self._name, south, west, north, east)
+
     def has(self, value: Value) -> Has:
         """The list holds `value`."""
         return Has(self._name, value)
@@ -378,12 +553,40 @@ def col(name: str) -> Column:
         name: the column, as in the index's schema; whether it exists is seen when the filter meets an index.
 
     Returns:
-        An object with the comparisons, `isin`, `between`, `is_null`, `has`, `has_any` and `has_all`.
+        An object with the comparisons, `isin`, `between`, `is_null`, `has`, `has_any`, `has_all`, `within` and
+        `in_box`.
 
     Source:
         The spelling of polars and Spark; the implementation is ours.
     """
     return Column(name)
+
+
+def all_of(filters: Iterable[Filter]) -> Filter:
+    """The conjunction of any number of filters: the clauses of one query, say.
+
+    `where` takes a sequence for filters of different queries. What one query asks is one filter, so that a list of
+    clauses is put together first: `where=all_of([Clause("geo", any_of=[7]), Clause("company", none_of=[1, 2])])`.
+
+    Args:
+        filters: any number; of none, every item passes.
+
+    Returns:
+        The filter that passes what they all pass.
+
+    Raises:
+        FilterError: one of them is no filter.
+
+    Source:
+        LiNR, section 3.1: an item passes when it passes all clauses.
+    """
+    return _joined(And, list(filters))
+
+
+def _joined(kind: type[And] | type[Or], parts: Sequence[Any]) -> Filter:
+    if len(parts) == 1 and isinstance(parts[0], Filter):
+        return parts[0]
+    return kind(tuple(parts)) if parts else Everything()
 
 
 # --- reading text -----------------------------------------------------------------------------------------------------
@@ -500,7 +703,25 @@ class _Reader:
             return _unless(negative, HasAny(column, self.values(), place=place))
         if self.accept("has_all"):
             return _unless(negative, HasAll(column, self.values(), place=place))
-        return self.fail(f"expected == != < <= > >= in between has has_any has_all or is after column {column!r}")
+        if self.accept("geo_within"):
+            return _unless(negative, GeoWithin(column, *self.numbers(GeoWithin), place=place))
+        if self.accept("geo_box"):
+            return _unless(negative, GeoBox(column, *self.numbers(GeoBox), place=place))
+        return self.fail(
+            f"expected == != < <= > >= in between has has_any has_all geo_within geo_box or is after column {column!r}"
+        )
+
+    def numbers(self, kind: type[GeoWithin] | type[GeoBox]) -> list[Any]:
+        names, found = kind._numbers(), list[Any]()
+        self.expect("(")
+        for name in names:
+            if found:
+                self.expect(",", f"a comma and the {name}")
+            if self.kind != "number":
+                self.fail(f"expected a number, the {name}: ({', '.join(names)})")
+            found.append(self.value())
+        self.expect(")")
+        return found
 
     def values(self) -> tuple[Value, ...]:
         place = self.place
@@ -573,7 +794,7 @@ def parse(text: str) -> Filter:
         text: for example `lang in ('en', 'de') and year >= 2019 and not tags has 'nsfw'`.
 
     Returns:
-        The filter; `parse(str(where)) == where` for every filter at most 100 levels deep.
+        The filter; `parse(str(where)) == where` for every filter at most 100 levels deep and without a `Clause`.
 
     Raises:
         FilterError: the text is no filter, is empty, or is nested deeper than 100 levels; the message draws a caret
@@ -587,6 +808,137 @@ def parse(text: str) -> Filter:
     if not text.strip():
         raise FilterError("the filter is empty; write true to let every item pass.")
     return _Reader(text).whole()
+
+
+# --- reading dictionaries ---------------------------------------------------------------------------------------------
+
+_COMPARING: Mapping[str, Operator] = {"$eq": "==", "$ne": "!=", "$lt": "<", "$lte": "<=", "$gt": ">", "$gte": ">="}
+_LISTING = {"$in": In, "$nin": In, "$has_any": HasAny, "$has_all": HasAll, "$all": HasAll}
+_LOCATING: Mapping[str, type[GeoWithin] | type[GeoBox]] = {"$within": GeoWithin, "$box": GeoBox}
+_OPERATORS = (*_COMPARING, "$in", "$nin", "$exists", "$has", "$has_any", "$has_all", "$all", *_LOCATING, "$not")
+_CONNECTIVES = ("$and", "$or", "$nor", "$not")
+
+
+def parse_dict(where: Mapping[str, Any]) -> Filter:
+    """Read a filter from a dictionary in the way of MongoDB; the grammar stands at the top of this module.
+
+    Args:
+        where: for example `{"year": {"$gte": 2019}, "lang": {"$in": ["en", "de"]}}`. Keys that begin with `$` are
+            operators, so that a column whose name does is out of reach here.
+
+    Returns:
+        The filter.
+
+    Raises:
+        FilterError: the dictionary is no filter, is empty, or is nested deeper than 100 levels; the message ends with
+            the path to the mistake, as in `at $or[1].year`.
+
+    Source:
+        The operators are MongoDB's, but for those of lists and points; nulls and kinds are those of the module.
+    """
+    return _read_dict(where, Path(), 1)
+
+
+def _read_dict(where: Any, path: Path, depth: int) -> Filter:
+    return _joined(And, [_entry(name, value, path.key(name), depth) for name, value in _entries(where, path, depth)])
+
+
+def _entries(where: Any, path: Path, depth: int) -> Iterable[tuple[str, Any]]:
+    if not isinstance(where, Mapping):
+        raise FilterError(f"expected a dictionary, got {where!r} of type {type(where).__name__}.", path)
+    if not where:
+        raise FilterError("the dictionary is empty; name a condition, or leave it out to let every item pass.", path)
+    if depth > _DEEPEST:
+        raise FilterError(f"nested deeper than {_DEEPEST} levels; use $in for long lists.", path)
+    for name in where:
+        if not isinstance(name, str):
+            raise FilterError(f"keys are names of columns and operators, got {name!r}.", path)
+    return where.items()
+
+
+def _entry(name: str, value: Any, path: Path, depth: int) -> Filter:
+    if name == "$not":
+        return Not(_read_dict(value, path, depth + 1))
+    if name in _CONNECTIVES:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise FilterError(f"{name} needs a list of at least one dictionary, got {value!r}.", path)
+        parts = [_read_dict(part, path.item(number), depth + 1) for number, part in enumerate(value)]
+        joined = _joined(And if name == "$and" else Or, parts)
+        return Not(joined) if name == "$nor" else joined
+    if name.startswith("$"):
+        raise FilterError(
+            f"unknown operator {name!r} in the place of a column; known here: {', '.join(_CONNECTIVES)}.", path
+        )
+    if isinstance(value, Mapping):
+        return _conditions(name, value, path, depth + 1)
+    return Clause(name, any_of=(_single(value, path),), place=path)
+
+
+def _conditions(column: str, operators: Any, path: Path, depth: int) -> Filter:
+    entries = _entries(operators, path, depth)
+    return _joined(And, [_condition(column, name, operand, path.key(name), depth) for name, operand in entries])
+
+
+def _condition(column: str, name: str, operand: Any, path: Path, depth: int) -> Filter:
+    if name in _COMPARING:
+        return Comparison(column, _single(operand, path), _COMPARING[name], place=path)
+    if name == "$has":
+        return Has(column, _single(operand, path), place=path)
+    if name in _LISTING:
+        if isinstance(operand, str | Mapping) or not isinstance(operand, Iterable):
+            raise FilterError(f"{name} needs a list of values, got {operand!r}.", path)
+        return _unless(name == "$nin", _LISTING[name](column, tuple(operand), place=path))
+    if name in _LOCATING:
+        wanted = _LOCATING[name]._numbers()
+        if not isinstance(operand, Mapping) or set(operand) != set(wanted):
+            raise FilterError(f"{name} needs a dictionary of exactly {', '.join(wanted)}, got {operand!r}.", path)
+        return _LOCATING[name](column, **operand, place=path)
+    if name == "$exists":
+        if not isinstance(operand, bool):
+            raise FilterError(f"$exists needs true or false, got {operand!r}.", path)
+        return _unless(operand, IsNull(column, place=path))
+    if name == "$not":
+        return Not(_conditions(column, operand, path, depth + 1))
+    raise FilterError(f"unknown operator {name!r}; known operators: {', '.join(_OPERATORS)}.", path)
+
+
+def _single(value: Any, path: Path) -> Any:
+    """A value that is compared; the remedies for what is none are those of a dictionary."""
+    if value is None:
+        raise FilterError('nothing equals null; say {"$exists": false} for a missing value.', path)
+    if isinstance(value, list | tuple | Mapping):
+        raise FilterError(f"expected one value, got {value!r}; a list of values stands under $in or $has_any.", path)
+    return value
+
+
+def as_filter(where: "Filter | str | Mapping[str, Any] | None") -> Filter:
+    """A filter in whatever spelling: None for every item, text, a dictionary, or a filter itself.
+
+    Args:
+        where: the filter.
+
+    Returns:
+        The filter.
+
+    Raises:
+        FilterError: as `parse` and `parse_dict`, or `where` is none of these.
+
+    Source:
+        Ours.
+    """
+    if where is None:
+        return Everything()
+    if isinstance(where, str):
+        return parse(where)
+    if isinstance(where, Mapping):
+        return parse_dict(where)
+    if isinstance(where, Filter):
+        return where
+    remedy = "put the filters of one query together with all_of" if isinstance(where, list | tuple) else ""
+    raise FilterError(
+        f"expected a filter, got {where!r} of type {type(where).__name__}; "
+        f"{remedy or 'write text or a dictionary, or use col(...)'}."
+    )
 
 
 # --- meeting a schema -------------------------------------------------------------------------------------------------
@@ -603,7 +955,8 @@ def bind(where: Filter, schema: Mapping[str, Kind]) -> Filter:
         schema: column name to the kind of its values.
 
     Returns:
-        The filter with integers given to float columns turned into floats; otherwise unchanged.
+        The filter with integers given to float columns turned into floats, and a `Clause` turned into what it says of
+        its column; otherwise unchanged.
 
     Raises:
         FilterError: an unknown column, a value of another type than the column's, a value the column's type cannot
@@ -621,6 +974,8 @@ def bind(where: Filter, schema: Mapping[str, Kind]) -> Filter:
             return Or(tuple(bind(part, schema) for part in parts))
         case Not(part):
             return Not(bind(part, schema))
+        case Clause():
+            return where.bound(schema)
         case Predicate():
             return _bound(where, schema)
     raise FilterError(f"expected a filter, got {where!r} of type {type(where).__name__}; write text or use col(...).")
@@ -631,12 +986,18 @@ def _bound(where: Predicate, schema: Mapping[str, Kind]) -> Predicate:
         known = ", ".join(sorted(schema)) or "none, the index has no attributes"
         raise FilterError(f"unknown column {where.column!r}; known columns: {known}.", where.place)
     kind = schema[where.column]
-    many = kind.startswith("list of ")
     if isinstance(where, IsNull):
         return where
-    if isinstance(where, Has | HasAny | HasAll) != many:
-        remedy = "use has, has_any, has_all or is null" if many else "use a comparison, in, between or is null"
+    if kind == "point":
+        suits, remedy = isinstance(where, GeoWithin | GeoBox), "use geo_within, geo_box or is null"
+    elif kind.startswith("list of "):
+        suits, remedy = isinstance(where, Has | HasAny | HasAll), "use has, has_any, has_all or is null"
+    else:
+        suits, remedy = isinstance(where, Comparison | Between | In), "use a comparison, in, between or is null"
+    if not suits:
         raise FilterError(f"column {where.column!r} is a {kind} column: {remedy}.", where.place)
+    if isinstance(where, GeoWithin | GeoBox):
+        return where
     ordered = isinstance(where, Between) or (isinstance(where, Comparison) and where.operator not in ("==", "!="))
     if kind == "boolean" and ordered:
         raise FilterError(f"column {where.column!r} is boolean and has no order: use ==, != or in.", where.place)
