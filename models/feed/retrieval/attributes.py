@@ -5,12 +5,17 @@ at. A filter that few rows can pass is answered with row numbers: candidates fro
 looked at. One that many rows may pass is answered with a bit for every row, compared sixteen values at a time where the
 predicate is a range. Rows that were appended after the orders were made are looked at one by one.
 
+Points are in order by cell: bands of latitude with as many rows each, and within a band by longitude. A circle or box
+has its candidates in one or two stretches of each band that it touches, which is the packing of an R-tree (Leutenegger,
+Lopez and Edgington 1997, STR) without the tree.
+
 Shapes: N rows, E rows in the orders, T = N / 16 tiles.
 
 Source: knowing the exact count before scoring, and choosing by it, is what the filtered-search engines in front do by a
 threshold (BigANN 2023, filter track); orders and bits are ours.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,13 +26,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.feed.retrieval import kernels
-from models.feed.retrieval.columns import Categories, Column, Lists, Numbers, passing
+from models.feed.retrieval.columns import Categories, Column, Lists, Numbers, Points, passing
 from models.feed.retrieval.filter import (
     And,
     Between,
     Comparison,
     Everything,
     Filter,
+    GeoBox,
+    GeoWithin,
     Has,
     HasAll,
     HasAny,
@@ -38,6 +45,7 @@ from models.feed.retrieval.filter import (
     Predicate,
 )
 from models.feed.retrieval.kernels import TILE
+from models.feed.retrieval.points import rectangle
 
 Bits = NDArray[np.uint16]
 RowNumbers = NDArray[np.int64]
@@ -46,6 +54,15 @@ Pieces = Sequence[tuple[int, int]]
 FEW = 32
 """A filter is answered with row numbers when at most one row in so many passes: about where reading rows here and there
 costs what reading all codes does (measured at D = 64)."""
+
+_ROUGH = (HasAll, GeoWithin, GeoBox)
+"""Predicates that an order has candidates for, of which some may not pass."""
+
+_BAND = 64
+"""Rows of a band for each band that there is: the more, the fewer bands a circle touches, and the more of each."""
+
+_CELLS = 2**18
+"""Cells of a band: 153 metres on the equator."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +128,7 @@ class Order:
     _rows: NDArray[np.int32]
 
     def pieces(self, where: Predicate) -> Pieces:
-        """From where to where the rows stand that can pass a bound predicate; all of them do, but for `HasAll`."""
+        """From where to where the rows stand that can pass a bound predicate; all of them do, but for `_ROUGH` ones."""
         raise NotImplementedError
 
     def rows(self, pieces: Pieces) -> RowNumbers:
@@ -204,6 +221,52 @@ class _OfLists(_ByCode):
         raise TypeError(f"{where} was not bound to a column of lists.")
 
 
+class _OfPoints(Order):
+    def __init__(self, column: Points, rows: int) -> None:
+        latitude, longitude = column.degrees[:rows].numpy().T
+        present = np.flatnonzero(~np.isnan(latitude))
+        self._first = rows - len(present)
+        bands = 1 + math.isqrt(len(present) // _BAND)
+        ranks = len(present) * np.arange(1, bands) // bands
+        self._souths = np.partition(latitude[present], ranks)[ranks]
+        """The least latitude of each band but the first."""
+        keys = self._band(latitude[present]) * _CELLS + _cell(longitude[present])
+        by_key = np.argsort(keys, kind="stable")
+        self._keys = keys[by_key].astype(np.int32)
+        self._rows = np.concatenate([np.flatnonzero(np.isnan(latitude)), present[by_key]]).astype(np.int32)
+
+    def pieces(self, where: Predicate) -> Pieces:
+        match where:
+            case IsNull():
+                return [(0, self._first)]
+            case GeoWithin() | GeoBox():
+                south, west, north, east = rectangle(where)
+                first, last = self._band(np.array([south, north])).tolist()
+                bands = np.arange(first, last + 1, dtype=np.int32)[:, None] * _CELLS
+                stretches = np.array(_stretches(west, east), np.int32)
+                starts = self._first + np.searchsorted(self._keys, (bands + stretches[:, 0]).ravel(), side="left")
+                ends = self._first + np.searchsorted(self._keys, (bands + stretches[:, 1]).ravel(), side="right")
+                full = starts < ends
+                return list(zip(starts[full].tolist(), ends[full].tolist(), strict=True))
+        raise TypeError(f"{where} was not bound to a column of points.")
+
+    def _band(self, latitude: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.searchsorted(self._souths, latitude, side="right")
+
+
+def _cell(longitude: Any) -> Any:
+    """Number of the cell of a longitude, rising with it."""
+    return np.minimum((longitude + 180) * (_CELLS / 360), _CELLS - 1).astype(np.int64)
+
+
+def _stretches(west: float, east: float) -> list[tuple[int, int]]:
+    """The cells from west eastwards to east, first and last of each stretch, none twice."""
+    first, last = _cell(np.array([west, east])).tolist()
+    if west <= east:
+        return [(first, last)]
+    return [(0, last), (first, _CELLS - 1)] if last < first else [(0, _CELLS - 1)]
+
+
 def _length(piece: tuple[int, int]) -> int:
     return piece[1] - piece[0]
 
@@ -217,6 +280,8 @@ def order_of(column: Column, rows: int) -> Order:
             return _OfCategories(column, rows)
         case Lists():
             return _OfLists(column, rows)
+        case Points():
+            return _OfPoints(column, rows)
     raise TypeError(f"a {type(column).__name__} has no order.")
 
 
@@ -295,7 +360,7 @@ def select(where: Filter, columns: Mapping[str, Column], orders: Orders, live: T
     candidates = orders.candidates(where)
     if candidates.where is not None and (candidates.most + later) * FEW <= total:
         rows = np.concatenate([candidates.rows(), np.arange(orders.rows, total)]) if later else candidates.rows()
-        if later or not isinstance(where, Predicate) or isinstance(where, HasAll):
+        if later or not isinstance(where, Predicate) or isinstance(where, _ROUGH):
             numbers = torch.from_numpy(rows)
             rows = rows[passing(where, columns, numbers, numbers).numpy()]
         if not all_live:

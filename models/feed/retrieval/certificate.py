@@ -6,6 +6,7 @@ It reads filters by an interpreter of its own, one row after another in plain Py
 Shapes: N source rows, D dimension, B queries, K results per query.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,12 @@ from models.common.certificate import Certificate, Claim
 from models.feed.retrieval.filter import (
     And,
     Between,
+    Clause,
     Comparison,
     Everything,
     Filter,
+    GeoBox,
+    GeoWithin,
     Has,
     HasAll,
     HasAny,
@@ -41,6 +45,14 @@ _TOGETHER = 16
 _DEEP = 8
 _TIE = 1e-6
 """Scores of unit vectors closer than float32 can tell apart."""
+
+_EARTH_KM = 6371.0088
+_APART_KM = 5e-3
+"""How far from the rim of a sampled circle every point lies at least. Closer to it than some 10 nanometres, or half a
+metre near the opposite point, the distance as it is computed here may contradict the definition in `points`."""
+
+_SAME_KM = 1e-9
+"""What may lie between two spellings of one point, on the antimeridian or at a pole, by the haversine's rounding."""
 
 
 class Exact(NamedTuple):
@@ -73,7 +85,8 @@ def exact_answer(
         attributes: N rows, or None.
         queries: of shape (B, D).
         k: results per query.
-        filters: B filters whose columns and value types suit the attributes.
+        filters: B filters whose columns and value types suit the attributes. Points on the very rim of a circle may be
+            judged either way, see `_APART_KM`; those at its centre are inside whatever its radius.
 
     Returns:
         The right answers, against which a monitor measures recall.
@@ -232,6 +245,8 @@ class _Source:
                 return np.asarray(np.logical_and.reduce([self.passing(part) for part in parts]))
             case Or(parts):
                 return np.asarray(np.logical_or.reduce([self.passing(part) for part in parts]))
+            case Clause(column, none_of=values) if values is not None:
+                return ~self.passing(Clause(column, any_of=values))
             case Predicate():
                 holds = _meaning(where)
                 missing = isinstance(where, IsNull)
@@ -261,7 +276,29 @@ class _Source:
 
 
 def _value(value: Any) -> Any:
+    if isinstance(value, dict):
+        place = tuple(_value(value.get(long, value.get(short))) for long, short in _PARTS)
+        return None if None in place else place
     return None if isinstance(value, float) and value != value else value
+
+
+_PARTS = (("latitude", "lat"), ("longitude", "lon"))
+
+
+def _distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Great-circle distance of two points, in kilometres, by the haversine (Sinnott 1984, Virtues of the Haversine)."""
+    up, along = (math.sin(math.radians(there - here) / 2) ** 2 for here, there in zip(one, other, strict=True))
+    haversine = up + math.cos(math.radians(one[0])) * math.cos(math.radians(other[0])) * along
+    return 2 * _EARTH_KM * math.asin(math.sqrt(min(1.0, haversine)))
+
+
+def _in_box(where: GeoBox, latitude: float, longitude: float) -> bool:
+    same = {-180.0, 180.0} if abs(longitude) == 180 else {longitude}
+    if where.west <= where.east:
+        between = any(where.west <= one <= where.east for one in same)
+    else:
+        between = any(one >= where.west or one <= where.east for one in same)
+    return where.south <= latitude <= where.north and (between or abs(latitude) == 90)
 
 
 def _meaning(where: Predicate) -> Callable[[Any], bool]:
@@ -291,6 +328,12 @@ def _meaning(where: Predicate) -> Callable[[Any], bool]:
             return lambda found: any(value in found for value in values)
         case HasAll(_, values):
             return lambda found: all(value in found for value in values)
+        case Clause(any_of=several) if several is not None:
+            return lambda found: any(v in several for v in (found if isinstance(found, list) else [found]))
+        case GeoWithin(_, latitude, longitude, km):
+            return lambda found: _distance((latitude, longitude), found) <= km + _SAME_KM
+        case GeoBox():
+            return lambda found: _in_box(where, *found)
     raise TypeError(f"{where!r} is no predicate.")
 
 
@@ -307,7 +350,12 @@ class _Sampler:
         self.ordered = {
             name: sorted(values)
             for name, values in self.present.items()
-            if values and not isinstance(values[0], list | bool)
+            if values and not isinstance(values[0], list | bool | tuple)
+        }
+        self.places = {
+            name: [sorted(part) for part in zip(*values, strict=True)]
+            for name, values in self.present.items()
+            if values and isinstance(values[0], tuple)
         }
         self.inside = {
             name: [v for row in values for v in row if v is not None]
@@ -344,6 +392,8 @@ class _Sampler:
             return IsNull(name)
         if name in self.inside:
             return self.of_lists(name, kind)
+        if name in self.places:
+            return self.of_points(name, kind)
         return self.of_values(name, kind)
 
     def of_lists(self, name: str, kind: int) -> Filter:
@@ -354,6 +404,25 @@ class _Sampler:
         row = [v for v in self.one(full) if v is not None]
         together = tuple(self.one(row) for _ in range(1 + self.pick(3)))
         return (Has(name, some[0]), HasAny(name, some), HasAll(name, together), IsNull(name))[kind % 4]
+
+    def of_points(self, name: str, kind: int) -> Filter:
+        if kind % 3 == 0:
+            return self.circle(name)
+        if kind % 3 == 1:
+            south, north = self.range(self.places[name][0])
+            west, east = self.range(self.places[name][1])
+            return GeoBox(name, south, *((west, north, east) if self.pick(2) else (east, north, west)))
+        return IsNull(name)
+
+    def circle(self, name: str) -> Filter:
+        """A circle around a point that occurs; no other point lies close to its rim, see `_APART_KM`."""
+        centre = self.one(self.present[name])
+        far = np.sort([_distance(centre, place) for place in self.present[name]])
+        far = np.append(far, far[-1] + 1)
+        last = np.flatnonzero(np.diff(far) > 2 * _APART_KM)
+        chosen = int(last[round(len(last) ** self.random.random()) - 1])
+        km = 0.0 if far[chosen] == 0 else (far[chosen] + far[chosen + 1]) / 2
+        return GeoWithin(name, centre[0], centre[1], km)
 
     def of_values(self, name: str, kind: int) -> Filter:
         value = self.one(self.present[name])

@@ -1,9 +1,9 @@
 """Attributes as buffers of a torch module: what is stored of each column, and which rows pass a predicate.
 
-Three kinds of storage serve six kinds of column. `Numbers` holds integers (int64, never through a float), floats
+Four kinds of storage serve seven kinds of column. `Numbers` holds integers (int64, never through a float), floats
 (float64; not-a-number is null) and booleans. `Categories` holds text as codes of a dictionary. `Lists` holds lists of
 text or integers as codes of a dictionary, one after another, with offsets. Dictionaries only grow, so that a code
-means the same for as long as its column lives.
+means the same for as long as its column lives. `Points` holds places as degrees and as unit vectors.
 
 Rows are appended and never changed. Whoever reads the first n rows may go on reading while rows are appended behind
 them: growing replaces a buffer by a longer one with the same beginning.
@@ -28,6 +28,8 @@ from models.feed.retrieval.filter import (
     Comparison,
     Everything,
     Filter,
+    GeoBox,
+    GeoWithin,
     Has,
     HasAll,
     HasAny,
@@ -39,6 +41,7 @@ from models.feed.retrieval.filter import (
     Predicate,
     Value,
 )
+from models.feed.retrieval.points import circle_of, degrees_of, is_point, outside, sides_of, struct_of, units_of
 
 _COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -97,6 +100,14 @@ class Column(Growing):
         super().__init__()
         self.name = name
         self.arrow = type_
+
+    def suited(self, values: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
+        """Values of any type as values of the column's.
+
+        Raises:
+            ValueError: the values do not fit; `ArrowNotImplementedError` where pyarrow knows no way between the types.
+        """
+        return values.cast(self.arrow)
 
     def encode(self, values: pa.ChunkedArray) -> tuple[Tensor, ...]:
         """Turn values into what is stored, without storing it.
@@ -348,12 +359,72 @@ class Lists(_Coded):
         return pa.LargeListArray.from_arrays(pa.array(offsets.cpu().numpy()), flat, mask=absent).cast(self.arrow)
 
 
+class Points(Column):
+    """Places on the sphere; rows without one store not-a-number, which lies in no circle and no box."""
+
+    degrees: Tensor
+    units: Tensor
+
+    def __init__(self, name: str, type_: pa.DataType) -> None:
+        super().__init__(name, type_)
+        self.register_buffer("degrees", torch.zeros((0, 2), dtype=torch.float64))
+        self.register_buffer("units", torch.zeros((0, 3), dtype=torch.float64))
+
+    def suited(self, values: pa.ChunkedArray) -> pa.Array:
+        """See `Column`; names and order of the fields may differ, which pyarrow's cast would turn into nulls."""
+        if not is_point(values.type):
+            raise ValueError(f"got {values.type}; points are structs of latitude and longitude, or lat and lon.")
+        degrees = degrees_of(values)
+        wrong = np.flatnonzero(outside(degrees))
+        if len(wrong):
+            latitude, longitude = degrees[wrong[0]].tolist()
+            raise ValueError(
+                f"row {wrong[0]} has latitude {latitude!r} and longitude {longitude!r}, and {len(wrong) - 1} others "
+                "are like it; give degrees, latitudes from -90 to 90 and longitudes from -180 to 180."
+            )
+        return struct_of(degrees, self.arrow)
+
+    def encode(self, values: pa.ChunkedArray) -> tuple[Tensor, ...]:
+        """See `Column`."""
+        degrees = degrees_of(values)
+        return torch.from_numpy(degrees), torch.from_numpy(units_of(degrees))
+
+    def append(self, encoded: tuple[Tensor, ...], start: int) -> None:
+        """See `Column`."""
+        for name, part in zip(("degrees", "units"), encoded, strict=True):
+            self._reserve(name, start + len(part))[start : start + len(part)] = part
+
+    def passing(self, where: Predicate, rows: Rows) -> Tensor:
+        """See `Column`; each operation is one of its own, so that none is fused with another and all bits are kept."""
+        match where:
+            case IsNull():
+                return self.degrees[rows][:, 0].isnan()
+            case GeoWithin():
+                centre, most = circle_of(where)
+                x, y, z = (self.units[rows] - torch.from_numpy(centre).to(self.units.device)).unbind(1)
+                return x * x + y * y + z * z <= most
+            case GeoBox(_, south, _, north):
+                west, east = sides_of(where)
+                latitude, longitude = self.degrees[rows].unbind(1)
+                if west <= east:
+                    inside = (longitude >= west) & (longitude <= east)
+                else:
+                    inside = (longitude >= west) | (longitude <= east)
+                return (latitude >= south) & (latitude <= north) & (inside | (latitude.abs() == 90))
+        raise TypeError(f"{where} was not bound to column {self.name!r}.")
+
+    def values(self, rows: Tensor) -> pa.Array:
+        """See `Column`."""
+        return struct_of(self.degrees[rows].cpu().numpy(), self.arrow)
+
+
 def column(name: str, type_: pa.DataType) -> Column:
     """An empty column for values of a pyarrow type.
 
     Args:
         name: the column's name.
-        type_: string (plain, large or as a dictionary), boolean, integer, float, or list of string or integer.
+        type_: string (plain, large or as a dictionary), boolean, integer, float, list of string or integer, or a struct
+            of two floats, latitude and longitude or lat and lon.
 
     Returns:
         A column without rows.
@@ -367,6 +438,8 @@ def column(name: str, type_: pa.DataType) -> Column:
     kind = kind_of(name, type_)
     if kind == "string":
         return Categories(name, type_)
+    if kind == "point":
+        return Points(name, type_)
     return Lists(name, type_) if kind.startswith("list of ") else Numbers(name, type_)
 
 
@@ -385,6 +458,8 @@ def kind_of(name: str, type_: pa.DataType) -> Kind:
             return "list of strings"
         if pa.types.is_integer(type_.value_type):
             return "list of integers"
+    if is_point(type_):
+        return "point"
     remedy = "give it one of these types, or drop it"
     if pa.types.is_temporal(type_):
         remedy = "cast times to int64 in a unit of your choice and say the unit in the column's name"
@@ -392,9 +467,11 @@ def kind_of(name: str, type_: pa.DataType) -> Kind:
         remedy = "it holds nothing but nulls, so name its type or drop it"
     elif pa.types.is_decimal(type_):
         remedy = "cast it to int64 in the smallest unit, or to float64"
+    elif pa.types.is_struct(type_):
+        remedy = "give a point exactly these fields, or make columns of its fields"
     raise ValueError(
         f"attribute column {name!r} has type {type_}; columns are string, bool, integer, float, "
-        f"or list of string or integer: {remedy}."
+        f"list of string or integer, or point (struct of the floats latitude and longitude, or lat and lon): {remedy}."
     )
 
 

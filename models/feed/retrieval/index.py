@@ -31,11 +31,11 @@ from models.feed.retrieval.attributes import FEW, Orders, Selection, select
 from models.feed.retrieval.columns import Column, Growing, as_bytes, column, from_bytes, kind_of, passing
 from models.feed.retrieval.engine import Best as Found
 from models.feed.retrieval.engine import Engine
-from models.feed.retrieval.filter import Everything, Filter, Kind, bind, parse
+from models.feed.retrieval.filter import Filter, Kind, as_filter, bind
 from models.feed.retrieval.scan import LONGEST, Best, blocks, exact_scores
 
 T = TypeVar("T")
-Where = Filter | str | None
+Where = Filter | str | Mapping[str, Any] | None
 
 _GATHER = 31
 """Taking a row out costs as much as scoring it for so many queries (measured at D = 64 on a CPU)."""
@@ -139,15 +139,16 @@ class RetrievalIndex(Growing):
         Args:
             vectors: of shape (N, D), float32, finite, each shorter than 1e18; N may be 0. They are copied.
             ids: of shape (N,), int64, not negative. Of rows with the same id, the last one counts.
-            attributes: N rows of columns of string, bool, integer, float, or list of string or integer; nulls are
-                welcome everywhere, and not-a-number counts as null. None for items without attributes.
+            attributes: N rows of columns of string, bool, integer, float, list of string or integer, or points (structs
+                of latitude and longitude, or lat and lon, as floats in degrees); nulls are welcome everywhere, and
+                not-a-number counts as null. None for items without attributes.
 
         Returns:
             The index; `schema` tells the kinds of its columns.
 
         Raises:
             ValueError: an argument has another shape or type, a vector is not finite or too long, an id is negative,
-                or a column's type cannot be filtered; the message names which.
+                a point lies nowhere on the sphere, or a column's type cannot be filtered; the message names which.
 
         Source:
             LiNR, section 4; the layout of columns is ours.
@@ -196,7 +197,8 @@ class RetrievalIndex(Growing):
         Args:
             queries: of shape (B, D), on the index's device; taken as float32, finite, shorter than 1e18.
             k: results per query, at least 1; more than pass leaves places unfilled.
-            where: None for every item, a filter or its text for all queries, or a sequence of B of these.
+            where: None for every item; a filter, its text, or its dictionary for all queries; or a sequence of B of
+                these. Clauses of one query are one filter: see `filter.all_of`.
 
         Returns:
             The exact answer. Scores carry gradients into the queries when these ask for them.
@@ -469,7 +471,7 @@ class RetrievalIndex(Growing):
         return self._orders if few else Orders.of(self._columns(), rows)
 
     def _filters(self, where: Where | Sequence[Where], queries: int) -> list[Filter]:
-        one = where is None or isinstance(where, str | Filter)
+        one = where is None or isinstance(where, str | Filter | Mapping)
         wanted: Sequence[Any] = [where] * queries if one else list(where)  # type: ignore[arg-type]
         if len(wanted) != queries:
             raise ValueError(f"{queries} queries need one filter for all, or {queries} filters; got {len(wanted)}.")
@@ -479,8 +481,7 @@ class RetrievalIndex(Growing):
             # Filters are told apart by identity here: equal ones may still hold values of different types.
             key = entry if isinstance(entry, str) else id(entry)
             if key not in read:
-                plain = Everything() if entry is None else parse(entry) if isinstance(entry, str) else entry
-                read[key] = bind(plain, self._schema)
+                read[key] = bind(as_filter(entry), self._schema)
             bound.append(read[key])
         return bound
 
@@ -521,8 +522,8 @@ class RetrievalIndex(Growing):
         suited = {}
         for name, entry in columns.items():
             try:
-                suited[name] = attributes.column(name).cast(entry.arrow)  # type: ignore[union-attr]
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                suited[name] = entry.suited(attributes.column(name))  # type: ignore[union-attr]
+            except (ValueError, pa.ArrowNotImplementedError) as error:
                 raise ValueError(
                     f"attribute column {name!r} does not fit the index's {entry.arrow}: {error}"
                 ) from error

@@ -17,7 +17,7 @@ from models.common.configuration import check, setting
 from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement, Series
 from models.feed.retrieval.certificate import certify, certify_towers, exact_answer
-from models.feed.retrieval.filter import Everything, Filter, col
+from models.feed.retrieval.filter import Column, Everything, Filter, col
 from models.feed.retrieval.index import RetrievalIndex
 from models.feed.retrieval.metrics import (
     Seen,
@@ -31,6 +31,7 @@ from models.feed.retrieval.metrics import (
     rank_by,
     reciprocal_rank,
 )
+from models.feed.retrieval.points import degrees_of, is_point
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -540,8 +541,10 @@ def sample_filters(attributes: pa.Table, count: int, *, seed: int) -> list[Filte
 def _predicate(attributes: pa.Table, rng: np.random.Generator) -> Filter:
     name = attributes.column_names[int(rng.integers(attributes.num_columns))]
     kind = attributes.schema.field(name).type
-    present = attributes[name].drop_null()
     column = col(name)
+    if is_point(kind):
+        return _circle(column, degrees_of(attributes[name]), rng)
+    present = attributes[name].drop_null()
     if not len(present) or rng.random() < 0.1:
         return column.is_null()
     first, second = (present[int(row)].as_py() for row in rng.integers(0, len(present), 2))
@@ -554,4 +557,14 @@ def _predicate(attributes: pa.Table, rng: np.random.Generator) -> Filter:
         where = column == first
     else:
         where = column.between(min(first, second), max(first, second))
+    return ~where if rng.random() < 0.25 else where
+
+
+def _circle(column: Column, degrees: Floats, rng: np.random.Generator) -> Filter:
+    """Around a point that occurs, 1 to 20,000 kilometres."""
+    places = degrees[~np.isnan(degrees[:, 0])]
+    if not len(places):
+        return column.is_null()
+    latitude, longitude = places[int(rng.integers(len(places)))]
+    where = column.within(latitude, longitude, km=10 ** rng.uniform(0, 4.3))
     return ~where if rng.random() < 0.25 else where

@@ -12,9 +12,12 @@ from models.feed.retrieval.certificate import certify, exact_answer, recall_at_k
 from models.feed.retrieval.filter import (
     And,
     Between,
+    Clause,
     Comparison,
     Everything,
     Filter,
+    GeoBox,
+    GeoWithin,
     HasAll,
     HasAny,
     In,
@@ -57,6 +60,11 @@ class Source:
             "fresh": pa.array(some((random.random(ROWS) < 0.3).tolist())),
             "tags": pa.array(lists("abcdé"), pa.list_(pa.string())),
         }
+        places = zip(random.uniform(-90, 90, ROWS).tolist(), random.uniform(-180, 180, ROWS).tolist(), strict=True)
+        points = [{"latitude": one, "longitude": other} for one, other in places]
+        points[:4] = [{"latitude": 9.5, "longitude": side} for side in (180.0, -180.0, 180.0, None)]
+        points[4:6] = [{"latitude": 90.0, "longitude": side} for side in (0.0, 77.0)]
+        columns["place"] = pa.array([*points[:6], *some(points[6:])])
         self.attributes = pa.table(columns)
 
     def index(self, **changed: Any) -> RetrievalIndex:
@@ -267,6 +275,42 @@ def all_taken_for_any(where: Filter) -> Filter:
     return HasAny(where.column, where.values) if isinstance(where, HasAll) else where
 
 
+def circles_cut_off_at_the_antimeridian(where: Filter) -> Filter:
+    if not isinstance(where, GeoWithin):
+        return where
+    side = {"west": 0, "east": 180} if where.longitude >= 0 else {"west": -180, "east": 0}
+    return And((where, GeoBox(where.column, -90, side["west"], 90, side["east"])))
+
+
+def boxes_across_the_antimeridian_emptied(where: Filter) -> Filter:
+    return Not(Everything()) if isinstance(where, GeoBox) and where.west > where.east else where
+
+
+def kilometres_taken_for_miles(where: Filter) -> Filter:
+    return replace(where, km=where.km * 1.609344) if isinstance(where, GeoWithin) else where
+
+
+def circles_by_flat_degrees(source: Source) -> Search:
+    """Degrees of longitude taken for as long as those of latitude: every circle becomes its bounding box."""
+
+    def change(where: Filter) -> Filter:
+        if not isinstance(where, GeoWithin):
+            return where
+        reach = where.km / 111.195
+        south, north = max(-90.0, where.latitude - reach), min(90.0, where.latitude + reach)
+        west, east = max(-180.0, where.longitude - reach), min(180.0, where.longitude + reach)
+        return GeoBox(where.column, south, west, north, east)
+
+    return asked(change)(source)
+
+
+def exchanged(point: Any) -> Any:
+    """Latitude and longitude in each other's place, as far as that is a point."""
+    if point is None or point["longitude"] is None or abs(point["longitude"]) > 90:
+        return point
+    return {"latitude": point["longitude"], "longitude": point["latitude"]}
+
+
 def empty_taken_for_null(where: Filter) -> Filter:
     if isinstance(where, IsNull) and where.column == "tags":
         return Not(HasAny("tags", tuple("abcdé")))
@@ -364,6 +408,30 @@ CORRUPTIONS: dict[str, tuple[str, Callable[[Source], Search]]] = {
         "wrong_passing_counts",
         rebuilt(attributes=lambda s: s.column("tags", lambda v: [x and x[:-1] for x in v])),
     ),
+    "latitude and longitude exchanged": (
+        "wrong_passing_counts",
+        rebuilt(attributes=lambda s: s.column("place", lambda v: [exchanged(x) for x in v])),
+    ),
+    "points rounded to a degree": (
+        "wrong_passing_counts",
+        rebuilt(
+            attributes=lambda s: s.column(
+                "place", lambda v: [x and {k: n if n is None else round(n, 0) for k, n in x.items()} for x in v]
+            )
+        ),
+    ),
+    "one point on the other side of the Earth in one row": (
+        "wrong_passing_counts",
+        rebuilt(
+            attributes=lambda s: s.column("place", lambda v: [*v[:5], {"latitude": -90.0, "longitude": 77.0}, *v[6:]])
+        ),
+    ),
+    "missing points stored as zero": (
+        "wrong_passing_counts",
+        rebuilt(
+            attributes=lambda s: s.column("place", lambda v: [x or {"latitude": 0.0, "longitude": 0.0} for x in v])
+        ),
+    ),
     # how filters are read
     "filters ignored": ("forbidden_rows", filter_ignored),
     "the first filter applied to the whole batch": ("forbidden_rows", only_the_first_filter_applied),
@@ -373,6 +441,10 @@ CORRUPTIONS: dict[str, tuple[str, Callable[[Source], Search]]] = {
     "strict comparisons made loose": ("forbidden_rows", asked(strict_made_loose)),
     "membership reads the first value only": ("wrong_passing_counts", asked(membership_cut_short)),
     "has_all taken for has_any": ("forbidden_rows", asked(all_taken_for_any)),
+    "circles cut off at the antimeridian": ("wrong_passing_counts", asked(circles_cut_off_at_the_antimeridian)),
+    "boxes across the antimeridian emptied": ("wrong_passing_counts", asked(boxes_across_the_antimeridian_emptied)),
+    "kilometres taken for miles": ("forbidden_rows", asked(kilometres_taken_for_miles)),
+    "circles measured in flat degrees": ("wrong_passing_counts", circles_by_flat_degrees),
     "an empty list taken for null": ("forbidden_rows", asked(empty_taken_for_null)),
     # what is answered
     "rejected rows scored zero": ("forbidden_rows", rejected_rows_scored_zero),
@@ -458,6 +530,8 @@ def test_sampled_filters_use_each_operator_on_each_kind_of_column_and_all_select
             assert f"{column} {sign} " in together
     for text in ("fresh ==", "fresh !=", "fresh in", "tags has ", "tags has_any", "tags has_all", "is null"):
         assert text in together
+    for text in ("place geo_within(", ", 0.0)", "place geo_box(", "place is null"):
+        assert text in together
     for word in (" and ", " or ", "not "):
         assert word in together
     counts, _ = np.histogram(shares, [0, 1e-9, 0.05, 0.2, 0.5, 0.8, 0.999, 1.1])
@@ -484,6 +558,15 @@ def test_sampled_filters_use_each_operator_on_each_kind_of_column_and_all_select
         ("tags is null", [3]),
         ("not tags has 'a'", [1, 2, 3]),
         ("year < 2020 or tags has 'c'", [0, 1]),
+        ("place is null", [2, 3]),
+        ("place geo_within(10, 180, 0)", [0]),
+        ("place geo_within(10, 180, 9000)", [0, 1]),
+        ("place geo_within(-10, 0, 20015.11)", [1]),
+        ("place geo_within(90, 77, 0)", [1]),
+        ("not place geo_within(-10, 0, 20016)", [2, 3]),
+        ("place geo_box(10, 170, 10, 180)", [0]),
+        ("place geo_box(-10, 30, 90, 30)", [1]),
+        ("place geo_box(0, 170, 90, -170)", [0, 1]),
     ],
 )
 def test_the_reference_reads_filters_as_the_language_says(text: str, passing: list[int]) -> None:
@@ -492,6 +575,7 @@ def test_the_reference_reads_filters_as_the_language_says(text: str, passing: li
             "year": [2019, 2020, None, None],
             "price": [0.5, 1.0, None, float("nan")],
             "tags": [["a", "b"], ["c"], [], None],
+            "place": [{"lat": 10.0, "lon": -180.0}, {"lat": 90.0, "lon": 5.0}, {"lat": 1.0, "lon": float("nan")}, None],
         }
     )
     vectors = np.ones((4, 1), np.float32)
@@ -499,6 +583,16 @@ def test_the_reference_reads_filters_as_the_language_says(text: str, passing: li
     assert [i for i in answer.ids[0].tolist() if i >= 0] == passing
     assert answer.passing.tolist() == [len(passing)]
     assert np.isneginf(answer.scores[0, len(passing) :]).all()
+
+
+def test_the_reference_reads_clauses_by_the_values_that_it_finds() -> None:
+    attributes = pa.table({"year": [2019, 2020, None], "tags": [["a", "b"], [], None]})
+    vectors, clauses = np.ones((3, 1), np.float32), [
+        Clause("year", any_of=[2019, 7]), Clause("year", none_of=[2019]),
+        Clause("tags", any_of=["b", "c"]), Clause("tags", none_of=["b"]),
+    ]  # fmt: skip
+    answer = exact_answer(vectors, np.arange(3), attributes, np.repeat(vectors[:1], 4, 0), 3, clauses)
+    assert answer.ids.tolist() == [[0, -1, -1], [1, 2, -1], [0, -1, -1], [1, 2, -1]]
 
 
 def test_the_exact_answer_is_ordered_by_score_then_id_with_the_last_row_of_an_id() -> None:

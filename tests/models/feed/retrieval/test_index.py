@@ -22,10 +22,13 @@ from models.feed.retrieval.attributes import Selection
 from models.feed.retrieval.filter import (
     And,
     Between,
+    Clause,
     Comparison,
     Everything,
     Filter,
     FilterError,
+    GeoBox,
+    GeoWithin,
     Has,
     HasAll,
     HasAny,
@@ -33,6 +36,7 @@ from models.feed.retrieval.filter import (
     IsNull,
     Not,
     Or,
+    all_of,
     col,
 )
 from models.feed.retrieval.index import RetrievalIndex
@@ -47,6 +51,7 @@ FIELDS = pa.schema(
         ("fresh", pa.bool_()),
         ("tags", pa.list_(pa.string())),
         ("makers", pa.list_(pa.int64())),
+        ("place", pa.struct([("latitude", pa.float64()), ("longitude", pa.float64())])),
     ]
 )
 NAMES = FIELDS.names
@@ -60,6 +65,14 @@ ITEMS: dict[str, list[Any]] = {
     "lang": [None, "", "en", "é", "e\u0301", "日本", "it's", "🜁"],
     "fresh": [None, True, False],
 }
+# Poles and the antimeridian in several spellings, and two places that are 7 millimetres apart.
+PLACES = [
+    *[(0.0, 0.0), (-0.0, -0.0), (0.0, 180.0), (0.0, -180.0), (90.0, 0.0), (90.0, 77.0), (-90.0, -12.0)],
+    *[(52.5, 13.4), (52.5, 13.4000001), (-33.9, 18.4), (89.9, -170.0), (10.0, 179.9), (10.0, -179.9)],
+]
+ITEMS["place"] = [None, *({"latitude": one, "longitude": other} for one, other in PLACES)]
+ITEMS["place"] += [{"latitude": 5.0, "longitude": None}, {"latitude": math.nan, "longitude": 5.0}]
+RADII = [0.0, 0.001, 25.0, 300.0, 9000.0, 10007.5, 12000.0, 20015.0, 20016.0, 1e300]
 INSIDE: dict[str, list[Any]] = {"tags": ["", "en", "é", "日本"], "makers": [-1, 0, BIG, BIG + 1]}
 
 
@@ -77,6 +90,8 @@ def passes(where: Filter, item: dict[str, Any]) -> bool:
         case Or(parts):
             return any(passes(part, item) for part in parts)
     value = item[where.column]  # type: ignore[attr-defined]
+    if isinstance(value, dict):
+        value = None if any(part is None or math.isnan(part) for part in value.values()) else tuple(value.values())
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return isinstance(where, IsNull)
     match where:
@@ -101,7 +116,22 @@ def passes(where: Filter, item: dict[str, Any]) -> bool:
             return any(other in value for other in others)
         case HasAll(_, others):
             return all(other in value for other in others)
+        case GeoWithin(_, latitude, longitude, km):
+            return distance(value, (latitude, longitude)) <= km + 1e-7  # no two places have a radius so close between
+        case GeoBox(_, south, west, north, east):
+            latitude, longitude = value
+            turned = {longitude, -longitude} if abs(longitude) == 180 else {longitude}
+            round_the_back = any(one >= west or one <= east for one in turned)
+            meridian = round_the_back if west > east else any(west <= one <= east for one in turned)
+            return south <= latitude <= north and (abs(latitude) == 90 or meridian)
     raise AssertionError(where)
+
+
+def distance(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """By the haversine, in kilometres on a sphere of 6371.0088."""
+    (up, along), (there, beside) = np.radians(one).tolist(), np.radians(other).tolist()
+    square = math.sin((there - up) / 2) ** 2 + math.cos(up) * math.cos(there) * math.sin((beside - along) / 2) ** 2
+    return 2 * 6371.0088 * math.asin(math.sqrt(min(1.0, square)))
 
 
 @dataclass
@@ -131,6 +161,12 @@ def predicates(draw: st.DrawFn) -> Filter:
     if name in INSIDE:
         some = tuple(draw(st.lists(st.sampled_from([*INSIDE[name], INSIDE[name][-1]]), min_size=1, max_size=3)))
         return draw(st.sampled_from([Has(name, some[0]), HasAny(name, some), HasAll(name, some), IsNull(name)]))
+    if name == "place":
+        latitude, longitude = draw(st.sampled_from(PLACES))
+        south, north = sorted(draw(st.sampled_from(PLACES))[0] for _ in range(2))
+        west, east = (draw(st.sampled_from(PLACES))[1] for _ in range(2))
+        within = GeoWithin(name, latitude, longitude, draw(st.sampled_from(RADII)))
+        return draw(st.sampled_from([within, within, GeoBox(name, south, west, north, east), IsNull(name)]))
     usable = [v for v in ITEMS[name] if v is not None and not (isinstance(v, float) and not math.isfinite(v))]
     usable += {"year": [5], "price": [7.5], "lang": ["nowhere"], "fresh": []}[name]
     value, other, third = (draw(st.sampled_from(usable)) for _ in range(3))
@@ -467,6 +503,31 @@ def test_each_query_has_its_own_filter_in_any_spelling() -> None:
     assert hits.passing.tolist() == [1, 2, 3, 1]
 
 
+def test_one_filter_has_four_spellings_and_each_is_one_for_all_queries_or_one_of_several() -> None:
+    tags = pa.array([["a"], ["a", "b"], [], None], pa.list_(pa.string()))
+    attributes = pa.table({"lang": ["en", "de", "en", "fr"], "tags": tags})
+    index = RetrievalIndex.build(np.ones((4, 1), np.float32), np.arange(4), attributes)
+    spellings: list[Any] = [
+        "lang in ('en', 'de') and not tags has 'b'",
+        col("lang").isin(["en", "de"]) & ~col("tags").has("b"),
+        {"lang": {"$in": ["en", "de"]}, "$not": {"tags": "b"}},
+        all_of([Clause("lang", any_of=["en", "de"]), Clause("tags", none_of=["b"])]),
+    ]
+    query = np.ones((1, 1), np.float32)
+    for where in spellings:
+        assert index.search(query, 3, where).ids.tolist() == [[0, 2, -1]]
+        assert index.explain(where)["passing"] == 2
+    assert index.search(np.repeat(query, 4, axis=0), 3, spellings).ids.tolist() == [[0, 2, -1]] * 4
+    clauses = index.search(
+        np.repeat(query, 2, axis=0), 3, [Clause("lang", any_of=["fr"]), Clause("tags", any_of=["b"])]
+    )
+    assert clauses.ids.tolist() == [[3, -1, -1], [1, -1, -1]]  # a filter for each query
+    with pytest.raises(FilterError, match="all_of"):
+        index.search(query, 1, [[Clause("lang", any_of=["fr"])]])
+    with pytest.raises(FilterError, match=r"at \$or\[0\].yeer"):
+        index.search(query, 1, {"$or": [{"yeer": 5}]})
+
+
 def test_filters_that_python_calls_equal_are_still_held_to_their_columns() -> None:
     index = RetrievalIndex.build(np.ones((1, 1), np.float32), np.array([1]), pa.table({"fresh": [True]}))
     with pytest.raises(FilterError, match="true and false"):
@@ -531,6 +592,7 @@ def test_the_schema_names_each_column_and_its_kind() -> None:
         "fresh": "boolean",
         "tags": "list of strings",
         "makers": "list of integers",
+        "place": "point",
     }
 
 
@@ -820,6 +882,9 @@ def serialized(attributes: pa.Table) -> bytes:
         pa.array([[1, 1, None], None, []], pa.large_list(pa.int16())),
         pa.chunked_array([[], [1], [None, 3]], pa.int32()),
         pa.array([None, None, None], pa.string()),
+        pa.array([{"latitude": 90.0, "longitude": -179.5}, None, {"latitude": -0.0, "longitude": 180.0}]),
+        pa.array([{"lon": 0.1, "lat": 0.1}, None, None], pa.struct([("lon", pa.float32()), ("lat", pa.float64())])),
+        pa.array([{"lat": 0.5, "lon": 1.0}] * 3, pa.struct([pa.field(n, pa.float16(), False) for n in ("lat", "lon")])),
     ],
     ids=lambda values: str(values.type),
 )
@@ -867,7 +932,17 @@ VECTORS, IDS = np.ones((2, 3), np.float32), np.array([1, 2])
         (lambda: with_column(pa.array([0, 1], pa.timestamp("s"))), r"'a' has type timestamp\[s\].*int64 in a unit"),
         (lambda: with_column(pa.nulls(2)), r"'a' has type null.*name its type"),
         (lambda: with_column(pa.array([[1.5], []])), r"'a' has type list<item: double>"),
-        (lambda: with_column(pa.array([{"b": 1}, None])), r"'a' has type struct"),
+        (lambda: with_column(pa.array([{"b": 1}, None])), r"'a' has type struct.*point exactly these fields"),
+        (lambda: with_column(pa.array([{"lat": 1, "lon": 1}, None])), r"'a' has type struct.*of the floats latitude"),
+        (lambda: with_column(pa.array([{"lat": 1.0, "lon": 1.0, "up": 1.0}, None])), r"'a' has type struct"),
+        (
+            lambda: with_column(pa.array([{"lat": 1.0, "lon": 1.0}, {"lat": 90.5, "lon": 7.0}])),
+            r"'a' does not fit.*row 1 has latitude 90.5 and longitude 7.0, and 0 others.*latitudes from -90 to 90",
+        ),
+        (
+            lambda: with_column(pa.array([{"lat": 1.0, "lon": math.inf}, None])),
+            r"row 0 has latitude 1.0 and longitude inf",
+        ),
         (lambda: with_column(pa.array([2**63, 0], pa.uint64())), r"not in range"),
         (
             lambda: RetrievalIndex.build(VECTORS, IDS, pa.Table.from_arrays([pa.array([1, 2])] * 2, ["a", "a"])),
@@ -900,7 +975,7 @@ def with_column(values: pa.Array) -> RetrievalIndex:
         (lambda index: index.upsert(IDS, np.ones((2, 5), np.float32)), r"missing \['fresh', 'lang'"),
         (
             lambda index: index.upsert(
-                IDS[:0], np.ones((0, 5), np.float32), FIELDS.empty_table().rename_columns(list("abcdef"))
+                IDS[:0], np.ones((0, 5), np.float32), FIELDS.empty_table().rename_columns(list("abcdefg"))
             ),
             r"unknown \['a', 'b'",
         ),
@@ -912,6 +987,30 @@ def test_a_question_or_write_that_does_not_fit_is_refused_by_name(
     index = small_index().index
     with pytest.raises(ValueError, match=words):
         ask(index)
+
+
+def test_of_refused_points_the_row_of_the_callers_table_is_named() -> None:
+    """Also when rows before it are left out, because their ids come again."""
+    places = pa.array([{"lat": 0.0, "lon": 0.0}] * 2 + [{"lat": 0.0, "lon": 180.5}] * 2)
+    with pytest.raises(ValueError, match=r"row 2 has .* longitude 180.5, and 1 others"):
+        RetrievalIndex.build(np.ones((4, 1), np.float32), np.array([1, 1, 1, 2]), pa.table({"place": places}))
+
+
+def test_points_may_be_written_under_other_names_and_in_another_order() -> None:
+    places = pa.array([{"latitude": 1.0, "longitude": -180.0}, None])
+    index = RetrievalIndex.build(VECTORS, IDS, pa.table({"a": places}))
+    other = pa.array(
+        [{"lon": 3.5, "lat": 2.0}, {"lon": math.nan, "lat": 2.0}],
+        pa.struct([("lon", pa.float32()), ("lat", pa.float32())]),
+    )
+    index.upsert(np.array([3, 4]), VECTORS, pa.table({"a": other}))
+    assert index.snapshot()["attributes"].column("a").to_pylist() == [
+        {"latitude": 1.0, "longitude": 180.0}, None, {"latitude": 2.0, "longitude": 3.5}, None,
+    ]  # fmt: skip
+    assert index.search(VECTORS[:1], 4, "a geo_within(2, 3.5, 0)").ids.tolist() == [[3, -1, -1, -1]]
+    for wrong in (pa.array([1, 2]), pa.array([{"lat": 1.0}, None]), pa.array([{"lat": "1", "lon": "2"}, None])):
+        with pytest.raises(ValueError, match=r"'a' does not fit.*points are structs of"):
+            index.upsert(IDS, VECTORS, pa.table({"a": wrong}))
 
 
 @pytest.mark.parametrize("step", ["append", "of"])

@@ -142,6 +142,15 @@ def test_sampled_filters_repeat_and_pass_from_few_to_all(data: Payload, product:
     assert passing.max() == 240
 
 
+def test_sampled_filters_are_circles_on_columns_of_points() -> None:
+    points = pa.array([{"lat": 1.0, "lon": None}, {"lat": 52.5, "lon": 13.4}, None])
+    texts = {str(where) for where in sample_filters(pa.table({"place": points}), 60, seed=1)}
+    assert any(text.startswith("place geo_within(52.5, 13.4, ") for text in texts)
+    assert any("not place geo_within(" in text for text in texts)
+    nowhere = sample_filters(pa.table({"place": points.slice(0, 1)}), 20, seed=1)
+    assert {str(where).replace("place is null and ", "") for where in nowhere} == {"true", "place is null"}
+
+
 # --- leakage ----------------------------------------------------------------------------------------------------------
 
 
