@@ -31,6 +31,7 @@ from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
 from models.feed.retrieval.days import GeneratedDay, TableDay
 from models.feed.retrieval.generator import DAYS, GeneratorConfig, generate
+from models.feed.retrieval.points import POINT
 from models.feed.retrieval.table import (
     DATE,
     Rows,
@@ -423,7 +424,7 @@ def _arrange(config: TableConfig, rows: Rows, items: Path | None, interactions: 
 def prepare_cities(config: GloveCitiesConfig, vectors: Path, words: Path, cities: Path) -> Payload:
     """GloVe word vectors with what is known of each word, a share of the rows held out as queries.
 
-    Words that name no city have null for the attributes of a city.
+    Words that name no city have null for the attributes of a city; its latitude and longitude are also one, `place`.
 
     Args:
         config: share and seed of the held-out words.
@@ -466,9 +467,14 @@ def prepare_cities(config: GloveCitiesConfig, vectors: Path, words: Path, cities
         "has_hyphen": pa.array(["-" in word for word in spelled], pa.bool_()),
         "is_ascii": pa.array([word.isascii() for word in spelled], pa.bool_()),
     }
-    for name in ("country", "latitude", "longitude", "population", "timezone"):
-        kind: Literal["any", "number"] = "any" if name in ("country", "timezone") else "number"
-        columns[name] = read_attribute(cities, table, name, kind=kind).take(where)
+    city = {
+        name: read_attribute(cities, table, name, kind="any" if name in ("country", "timezone") else "number")
+        for name in ("country", "latitude", "longitude", "population", "timezone")
+    }
+    parts = [city[field.name].cast(field.type) for field in POINT]
+    places = pa.table({"place": pa.StructArray.from_arrays(parts, fields=list(POINT))})
+    city["place"] = read_attribute(cities, places, "place")
+    columns |= {name: values.take(where) for name, values in city.items()}
     order = np.random.default_rng(config.seed).permutation(len(spelled))
     held = np.sort(order[: max(1, round(config.held_out * len(spelled)))])
     kept = np.setdiff1d(np.arange(len(spelled)), held)

@@ -34,6 +34,7 @@ from models.common.examination import (
 )
 from models.feed.retrieval.data import DataConfig
 from models.feed.retrieval.features import OURS
+from models.feed.retrieval.points import degrees_of, is_point, outside
 from models.feed.retrieval.table import (
     DATE,
     INTEGER,
@@ -365,6 +366,8 @@ def _called(kind: pa.DataType) -> str:
         return "text"
     if pa.types.is_list(kind):
         return f"list of {_called(kind.value_type)}"
+    if is_point(kind):
+        return "point"
     named = {"bool": "truth value", "int64": "integer", "double": "number"}
     return "moment, timestamp" if pa.types.is_temporal(kind) else named.get(str(kind), str(kind))
 
@@ -376,7 +379,7 @@ def _readable(items: _Table, name: str) -> bool:
     number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
     moment = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     several = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _is_identifier(kind.value_type)
-    return name not in OURS and bool(_is_text(kind) or plain or number or moment or several)
+    return name not in OURS and bool(_is_text(kind) or plain or number or moment or several or is_point(kind))
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
@@ -684,6 +687,9 @@ def _problems_of_attribute(items: _Table, name: str, config: TableConfig) -> Ite
     if pa.types.is_floating(values.type):
         remedy = "numbers must be finite; leave the cell empty if it is unknown"
         yield from offending(stops, "no finite number", *where, pc.invert(pc.is_finite(values)), values, remedy)
+    if is_point(values.type):
+        remedy = "a latitude lies between -90 and 90 degrees, a longitude between -180 and 180"
+        yield from offending(stops, "no place on Earth", *where, outside(degrees_of(values)), values, remedy)
     if not _is_text(values.type) or name in config.multi_valued:
         return
     number = pc.match_substring_regex(values, NUMBER)

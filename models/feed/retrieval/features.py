@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from models.feed.retrieval.points import is_point
+
 MOST_VALUES = 512
 MOST_PER_ITEM = 12
 BUCKETS = 16
@@ -41,7 +43,7 @@ def encode_attributes(items: pa.Table) -> Features:
     Text and truth values become one code per value (rare values beyond the 512 most frequent share a code), numbers
     the code of one of at most 16 buckets of equal count, lists up to 12 codes with equal weights. Null, an empty list
     and "other" have a code of their own in each attribute. Text in which most values differ (a title) tells items
-    apart as their identifier already does, and is left out.
+    apart as their identifier already does, and is left out; so are points, which have no value of their own to learn.
 
     Args:
         items: `item`, `item_id` and attributes.
@@ -72,6 +74,8 @@ def encode_attributes(items: pa.Table) -> Features:
 
 
 def _encode(column: pa.Array) -> Features | None:
+    if is_point(column.type):
+        return None
     if pa.types.is_list(column.type):
         return _encode_lists(column)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from models.common.configuration import check, setting
 from models.common.contracts import InputError
+from models.feed.retrieval.points import POINT, degrees_of, is_point, outside, struct_of
 
 INTEGER = r"^\s*[+-]?\d{1,18}\s*$"
 NUMBER = r"^\s*[+-]?(\d+\.?\d*([eE][+-]?\d+)?|\.\d+([eE][+-]?\d+)?|nan|NaN|NAN|inf|Inf|-inf|infinity|Infinity)\s*$"
@@ -321,7 +322,7 @@ def _whole_seconds(path: Path, column: str, values: pa.Array, moments: NDArray[n
 def read_attribute(
     path: Path, table: pa.Table, column: str, *, kind: Literal["any", "number", "list"] = "any", separator: str = "|"
 ) -> pa.Array:
-    """A column of attributes as bool, int64, float64, string, or list of strings or int64; nulls stay.
+    """A column of attributes as bool, int64, float64, string, list of strings or int64, or `POINT`; nulls stay.
 
     Args:
         path: the file, for the message.
@@ -334,7 +335,8 @@ def read_attribute(
         The column.
 
     Raises:
-        InputError: a number is not finite or is none, or the type has no place in an index.
+        InputError: a number is not finite or is none, a point is nowhere on the sphere, or the type has no place in an
+            index.
 
     Source:
         Ours.
@@ -351,10 +353,15 @@ def read_attribute(
         return _finite(path, column, pc.cast(values, pa.float64()))
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         return pc.cast(pc.cast(values, pa.timestamp("s")), pa.int64())
+    if is_point(values.type):
+        degrees = degrees_of(values)
+        remedy = "a latitude lies between -90 and 90 degrees, a longitude between -180 and 180"
+        _refuse_first(path, column, pa.array(outside(degrees)), values, remedy)
+        return struct_of(degrees, POINT)
     if not _is_text(values.type):
         raise InputError(
-            f"{path}, column {column!r} holds {values.type}; attributes are truth values, numbers, moments, text or "
-            f"lists. Convert it, or leave it out of the attributes."
+            f"{path}, column {column!r} holds {values.type}; attributes are truth values, numbers, moments, text, "
+            f"lists, or points (latitude and longitude). Convert it, or leave it out of the attributes."
         )
     text = pc.cast(values, pa.string())
     if kind == "list":

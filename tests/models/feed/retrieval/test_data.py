@@ -235,6 +235,14 @@ def test_words_carry_their_own_attributes_and_those_of_their_city(tmp_path: Path
         city = {line[1]: line for line in CITIES}.get(word)
         assert row["country"] == (city[2] if city else None)
         assert row["population"] == (city[5] if city else None)
+        assert (row["latitude"], row["longitude"]) == ((city[3], city[4]) if city else (None, None))
+        assert row["place"] == ({"latitude": city[3], "longitude": city[4]} if city else None)
+
+
+def test_a_city_that_is_nowhere_on_earth_is_refused_by_its_row(tmp_path: Path) -> None:
+    config, files = glove(tmp_path, WORDS, [CITIES[0], [5, "rome", "IT", 41.89, 192.48, 1, "Europe/Rome"]])
+    with pytest.raises(InputError, match=r"cities.csv.gz, column 'place', row 2: .*192.48.*between -180 and 180"):
+        config.prepare(files)
 
 
 def test_files_of_different_releases_are_refused(tmp_path: Path) -> None:
@@ -279,6 +287,30 @@ def shop(
 ) -> Any:
     files = {"interactions": write(folder / "sales.csv", sales), "items": write(folder / "goods.csv", goods)}
     return DataConfig(source="table", table=config).prepare(files)
+
+
+def points_of_shops(folder: Path, points: list[Any]) -> Any:
+    """The shop's items as Parquet with a column of points; a CSV has none."""
+    write(folder / "sales.csv", SALES)
+    table = pa.table({"sku": ["a-1", "b-2", "c-3", "d-4"], "at": pa.array(points)})
+    pyarrow.parquet.write_table(table, folder / "goods.parquet")
+    config = TableConfig(
+        interactions="sales.csv", items="goods.parquet", user_column="who", item_column="sku", time_column="at"
+    )
+    files = {"interactions": folder / "sales.csv", "items": folder / "goods.parquet"}
+    return DataConfig(source="table", table=config).prepare(files)
+
+
+def test_points_of_ones_own_pass_through_and_the_towers_do_not_see_them(tmp_path: Path) -> None:
+    points = [{"lon": -180.0, "lat": 52.5}, None, {"lon": 1.0, "lat": float("nan")}, {"lon": 1.0, "lat": -90.0}]
+    data = points_of_shops(tmp_path, points)
+    assert data["items"]["at"].to_pylist() == [
+        {"latitude": 52.5, "longitude": 180.0}, None, None, {"latitude": -90.0, "longitude": 1.0},
+    ]  # fmt: skip
+    assert encode_attributes(data["items"]).weights.sum() == 0
+    points[3] = {"lon": 1.0, "lat": 90.1}
+    with pytest.raises(InputError, match=r"goods.parquet, column 'at', row 4: .*90.1.*a latitude lies between"):
+        points_of_shops(tmp_path, points)
 
 
 def test_a_table_of_ones_own_becomes_a_data_set(tmp_path: Path) -> None:

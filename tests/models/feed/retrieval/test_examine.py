@@ -486,6 +486,27 @@ def test_columns_that_can_be_no_attributes_are_left_out_and_the_rest_is_kept(tmp
     assert curate(found)["items"].column_names == ["item", "item_id", "size"]
 
 
+def test_points_are_attributes_and_those_that_are_nowhere_stop_the_run(tmp_path: Path) -> None:
+    files = shop(0).write(tmp_path)
+    points: list[Any] = [{"lat": 50.0, "lon": float(i)} for i in range(17)]
+    points[4] = None
+
+    def looked() -> Examination:
+        goods = pa.table({"sku": [f"p-{i}" for i in range(17)], "where": points})
+        pyarrow.parquet.write_table(goods, files["goods"].path)
+        return look(files)
+
+    found = looked()
+    assert found.usable
+    assert [(one.kind, one.role) for one in found.columns if one.column == "where"] == [("point", "attribute")]
+    assert curate(found)["items"]["where"].to_pylist()[4:6] == [None, {"latitude": 50.0, "longitude": 5.0}]
+    points[7] = {"lat": -90.5, "lon": 0.0}
+    found = looked()
+    assert not found.usable
+    wrong = problem(found, "no place on Earth")
+    assert (wrong.column, wrong.count, wrong.rows[0][0]) == ("where", 1, 8)
+
+
 def test_nothing_is_written_beside_the_files(tmp_path: Path) -> None:
     files = shop(0).write(tmp_path)
     before = sorted(tmp_path.iterdir())
