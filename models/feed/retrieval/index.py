@@ -46,6 +46,9 @@ _MASKS = 2**26
 _UNORDERED = 4096
 """Rows without an order that are looked at one by one, before all are put in order again."""
 
+_LATER = 2**16
+"""Ids in a dictionary that are always fewer than are worth new arrays."""
+
 _TOGETHER = 256
 """Queries scanned together at most."""
 
@@ -85,6 +88,59 @@ class _Fast(NamedTuple):
     orders: Orders
 
 
+class Prepared(NamedTuple):
+    """Rows that were checked and encoded, and that nothing can refuse any more.
+
+    Attributes:
+        ids: of shape (M,), int64, none twice.
+        vectors: of shape (M, D), float32.
+        table: M rows with the index's columns, in their order and types.
+        encoded: by the column's name, what it stores.
+    """
+
+    ids: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    table: pa.Table
+    encoded: Mapping[str, tuple[Tensor, ...]]
+
+
+class _Places:
+    """In which row each id was put last; whether the row is live is not known here.
+
+    Two sorted arrays take 16 bytes per id where a dictionary takes some 100; one holds what came since they were made.
+
+    Args:
+        ids: of shape (N,), int64, none twice.
+        rows: of shape (N,), int64.
+    """
+
+    def __init__(self, ids: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        order = ids.argsort(kind="stable")
+        self._ids, self._rows = ids[order], rows[order]
+        self._later: dict[int, int] = {}
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many ids came since that new arrays are due."""
+        return len(self._later) > max(_LATER, len(self._ids) // 4)
+
+    def put(self, ids: NDArray[np.int64], start: int) -> None:
+        """Note that ids stand from row `start` on now."""
+        self._later.update(zip(ids.tolist(), range(start, start + len(ids)), strict=True))
+
+    def of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of those ids that were ever put, int64."""
+        places = np.searchsorted(self._ids, ids)
+        rows = np.full(len(ids), -1)
+        inside = np.flatnonzero(places < len(self._ids))
+        inside = inside[self._ids[places[inside]] == ids[inside]]
+        rows[inside] = self._rows[places[inside]]
+        if self._later:
+            pairs = zip(ids.tolist(), rows.tolist(), strict=True)
+            rows = np.array([self._later.get(identity, row) for identity, row in pairs], np.int64)
+        return rows[rows >= 0]
+
+
 class RetrievalIndex(Growing):
     """Items with vectors and attributes, searchable under filters, and changeable while being searched.
 
@@ -122,7 +178,8 @@ class RetrievalIndex(Growing):
         self._rows = 0
         self._alive = 0
         self._longest = 0.0
-        self._row_of: dict[int, int] | None = None
+        self._places: _Places | None = None
+        self._shown: Tensor | None = None
         self._engine = Engine(dimension)
         self._orders = Orders(0, {})
         self._writing = threading.RLock()
@@ -291,30 +348,46 @@ class RetrievalIndex(Growing):
         Source:
             LiNR, section 4 (pre-allocated buffers, high-water mark); the mark of deletion for the old row is ours.
         """
+        with self._writing:
+            self.insert(self.prepare(ids, vectors, attributes))
+
+    def prepare(
+        self, ids: NDArray[np.int64], vectors: NDArray[np.float32], attributes: pa.Table | None = None
+    ) -> Prepared:
+        """The first half of `upsert`, for who has something to do before the rows can be found: write them down.
+
+        Arguments, errors and source are those of `upsert`. A `compact` before the `insert` makes it void.
+        """
         _check_rows(ids, vectors, attributes, self.dimension)
         with self._writing:
             table = self._suited(attributes)
             kept = _last_of_each(ids)
             if len(kept) < len(ids):
                 ids, vectors, table = ids[kept], vectors[kept], table.take(pa.array(kept))
-            columns = self._columns()
-            encoded = {name: entry.encode(table.column(name)) for name, entry in columns.items()}
+            encoded = {name: entry.encode(table.column(name)) for name, entry in self._columns().items()}
+            return Prepared(ids, vectors, table, encoded)
+
+    def insert(self, rows: Prepared) -> None:
+        """The second half of `upsert`."""
+        ids = rows.ids
+        with self._writing:
             start, end = self._rows, self._rows + len(ids)
-            longest = max(self._longest, _longest(vectors))
+            longest = max(self._longest, _longest(rows.vectors))
             replaced = self._rows_of(ids)
-            for name, entry in columns.items():
-                entry.append(encoded[name], start)
-            self._reserve("vectors", end)[start:end] = torch.from_numpy(np.ascontiguousarray(vectors))
+            for name, entry in self._columns().items():
+                entry.append(rows.encoded[name], start)
+            self._reserve("vectors", end)[start:end] = torch.from_numpy(np.ascontiguousarray(rows.vectors))
             self._reserve("ids", end)[start:end] = torch.from_numpy(np.ascontiguousarray(ids))
-            live = torch.zeros(len(self.vectors), dtype=torch.bool, device=self.live.device)
-            live[: self._rows] = self.live[: self._rows]
-            live[replaced] = False
-            live[start:end] = True
+            live = self._reserve("live", len(self.vectors))
             orders = self._follow(min(start, self._engine.rows), end)
-            if self._row_of is not None:
-                self._row_of.update(zip(ids.tolist(), range(start, end), strict=True))
+            if self._places is not None:
+                self._places.put(ids, start)
+                self._places = None if self._places.crowded else self._places
             with self._publishing:
-                self.live, self._rows, self._longest, self._orders = live, end, longest, orders
+                self._shown = None
+                live[replaced] = False
+                live[start:end] = True
+                self._rows, self._longest, self._orders = end, longest, orders
                 self._alive += len(ids) - len(replaced)
 
     def delete(self, ids: Iterable[int] | NDArray[np.int64]) -> int:
@@ -332,13 +405,9 @@ class RetrievalIndex(Growing):
         wanted = np.unique(np.asarray(ids if isinstance(ids, np.ndarray) else list(ids), dtype=np.int64))
         with self._writing:
             gone = self._rows_of(wanted)
-            live = self.live.clone()
-            live[gone] = False
-            if self._row_of is not None:
-                for identity in wanted.tolist():
-                    self._row_of.pop(identity, None)
             with self._publishing:
-                self.live = live
+                self._shown = None
+                self.live[gone] = False
                 self._alive -= len(gone)
         return len(gone)
 
@@ -356,7 +425,8 @@ class RetrievalIndex(Growing):
                 self.vectors, self.ids, self.live = fresh.vectors, fresh.ids, fresh.live
                 self.columns = fresh.columns
                 self._rows, self._alive, self._longest = fresh._rows, fresh._alive, fresh._longest
-                self._engine, self._orders, self._row_of = fresh._engine, fresh._orders, None
+                self._engine, self._orders = fresh._engine, fresh._orders
+                self._places = self._shown = None
 
     # --- at rest ------------------------------------------------------------------------------------------------------
 
@@ -412,7 +482,13 @@ class RetrievalIndex(Growing):
         self._rows = int(from_bytes(state)["rows"])
         self._alive = int(self.live[: self._rows].sum())
         self._longest = _longest(self.vectors[: self._rows].cpu().numpy())
-        self._engine, self._orders, self._row_of = Engine(self.dimension), Orders(0, {}), None
+        self._engine, self._orders = Engine(self.dimension), Orders(0, {})
+        self._places = self._shown = None
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        with self._writing:  # marks change in place, all else is only appended to: this is what stays one version
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+            destination[prefix + "live"] = self.live.clone()
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         saved = state_dict.get(prefix + "_extra_state")
@@ -430,13 +506,14 @@ class RetrievalIndex(Growing):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_writing", "_publishing", "_engine", "_orders")
+        made = ("_writing", "_publishing", "_engine", "_orders", "_places", "_shown")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._writing, self._publishing = threading.RLock(), threading.Lock()
         self._engine, self._orders = Engine(self.dimension), Orders(0, {})
+        self._places = self._shown = None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -453,8 +530,11 @@ class RetrievalIndex(Growing):
                 self._orders = self._follow(self._engine.rows, self._rows)
         with self._publishing:
             rows = self._rows
+            # Marks change in place. They are copied for the first query after a write and not for every write.
+            if self._shown is None or self._shown.device != self.live.device:
+                self._shown = self.live[:rows].clone()
             return _View(
-                rows, self._longest, self.vectors[:rows], self.ids[:rows], self.live[:rows], self._columns(),
+                rows, self._longest, self.vectors[:rows], self.ids[:rows], self._shown, self._columns(),
                 self._alive == rows, _Fast(self._engine, self._orders) if here else None,
             )  # fmt: skip
 
@@ -530,13 +610,14 @@ class RetrievalIndex(Growing):
         return pa.table(suited)
 
     def _rows_of(self, ids: NDArray[np.int64]) -> Tensor:
-        """Row numbers of the ids that are there; the map from ids to rows is made by the first write that needs it."""
-        if self._row_of is None and self._rows:
+        """Row numbers of the ids that are there; the first write that needs it makes what they are looked up in."""
+        if not self._rows:
+            return torch.zeros(0, dtype=torch.int64, device=self.live.device)
+        if self._places is None:
             rows = self.live[: self._rows].nonzero().flatten()
-            self._row_of = dict(zip(self.ids[rows].tolist(), rows.tolist(), strict=True))
-        known = self._row_of or {}
-        found = [known[identity] for identity in ids.tolist() if identity in known]
-        return torch.tensor(found, dtype=torch.int64, device=self.live.device)
+            self._places = _Places(self.ids[rows].cpu().numpy(), rows.cpu().numpy())
+        found = torch.from_numpy(self._places.of(ids)).to(self.live.device)
+        return found[self.live[found]]
 
 
 def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> tuple[Hits[Tensor], Tensor]:

@@ -744,6 +744,39 @@ def test_the_callers_arrays_are_copied() -> None:
     assert index.search(np.ones((1, 2), np.float32), 1).scores.tolist() == [[2.0]]
 
 
+def test_ids_are_found_again_when_what_they_are_looked_up_in_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LATER", 3)
+    world = small_index(count=47)
+    for _ in range(12):
+        world.upsert(5, 100)
+        world.delete(5, 100)
+        world.check([Everything()], 100)
+
+
+def test_marks_change_in_place_and_are_copied_for_queries_alone() -> None:
+    world = small_index(count=47)
+    world.upsert(3, 470)  # leaves room
+    place, shown = world.index.live.data_ptr(), world.index._view().live
+    world.upsert(3, 470)
+    world.delete(20, 470)
+    assert world.index.live.data_ptr() == place
+    assert world.index._view().live is world.index._view().live
+    assert shown.tolist() != world.index._view().live.tolist()
+
+
+def test_a_state_that_was_taken_stays_the_version_it_was() -> None:
+    world = small_index(count=47)
+    world.upsert(3, 470)
+    queries = world.vectors(2)
+    before, state = world.index.search(queries, 60), world.index.state_dict()
+    world.upsert(3, 470)
+    world.index.delete(sorted(world.plain.items)[::2])
+    other = RetrievalIndex(5, FIELDS)
+    other.load_state_dict(state)
+    for mine, theirs in zip(before, other.search(queries, 60), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 @pytest.mark.parametrize("write", ["replace", "insert", "delete", "compact"])
 def test_a_query_answers_from_the_version_that_it_found(monkeypatch: pytest.MonkeyPatch, write: str) -> None:
     world = small_index(count=47)
