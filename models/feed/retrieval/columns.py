@@ -107,7 +107,7 @@ class Column(Growing):
         Raises:
             ValueError: the values do not fit; `ArrowNotImplementedError` where pyarrow knows no way between the types.
         """
-        return values.cast(self.arrow)
+        return values if values.type == self.arrow else values.cast(self.arrow)
 
     def encode(self, values: pa.ChunkedArray) -> tuple[Tensor, ...]:
         """Turn values into what is stored, without storing it.
