@@ -1,4 +1,4 @@
-"""What `make prove SYSTEM=retrieval` measures: kills, search, quality, data-parallel training, orchestration."""
+"""What `make prove SYSTEM=retrieval` measures: kills, search, delta, quality, parallel training, orchestration."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ SEEDS = (0, 1, 2)
 CASES = 2000
 GAP_CLOSED = 0.6
 TASK_RUNS = 50
+FLUSH_KILLS = 200
+WRITER_KILLS = 500
+FLIPS = 1000
+CUTS = 200
+CROWDED_S = 60
 
 
 # ------------------------------------------------------------------------------------------------- kills
@@ -157,6 +162,77 @@ def report_search(found: Mapping[str, Found]) -> Report:
             *table(("tests", "skipped", "generated cases passed", "tests with a difference", "seconds"), [row]),
             *([""] if failures else []),
             *(f"- {ascii_of(failure)}" for failure in failures),
+        ],
+        missed,
+    )
+
+
+# ------------------------------------------------------------------------------------------------- delta
+
+
+def delta(_: Proof) -> Pieces:
+    """A piece for each way in which a live index may come to harm."""
+    from tests import deltas
+
+    counts = {"flushed": FLUSH_KILLS, "killed": WRITER_KILLS, "steps": 0}
+    pieces = {name: partial(_harmed, name, count) for name, count in counts.items()}
+    pieces["damaged"] = lambda _: _in_folder(partial(deltas.damaged, flips=FLIPS, cuts=CUTS, seed=SEEDS[0]))
+    pieces["crowded"] = lambda _: _in_folder(partial(deltas.crowded, seconds=CROWDED_S, seed=SEEDS[0]))
+    return pieces
+
+
+def _harmed(name: str, count: int, _: Mapping[str, Found]) -> Found:
+    from tests import deltas
+
+    with tempfile.TemporaryDirectory() as folder:  # on a disk, where waits for it are real
+        found: Found = deltas.run(Path(folder), SEEDS[0], **{name: count})[name]
+        return found
+
+
+def _in_folder(work: Callable[[Path], Found]) -> Found:
+    with tempfile.TemporaryDirectory() as folder:
+        return work(Path(folder) / "live")
+
+
+def report_delta(found: Mapping[str, Found]) -> Report:
+    """A row for each way."""
+    said = {
+        "flushed": ("killed after `flush` returned, at once or some writes later", FLUSH_KILLS),
+        "killed": ("killed at a random moment of upserting, deleting and compacting", WRITER_KILLS),
+        "steps": ("killed before, within or after each call to the system", 0),
+    }
+    rows, missed, lines = [], [], []
+    for name, (what, count) in said.items():
+        if piece := found.get(name):
+            stray, wrong = piece.get("stray", []), piece["wrong"]
+            rows.append((what, piece["killed"], piece.get("answers", ""), piece["lost"], len(wrong), len(stray)))
+            if piece["killed"] < (count or 1) or piece["lost"] or wrong or stray:
+                missed.append(
+                    f"delta: {name}: {piece['killed']} killed, {piece['lost']} lost, {wrong[:3]}, {stray[:3]}"
+                )
+    if piece := found.get("damaged"):
+        tried = sum(piece["tried"].values())
+        by_kind = ", ".join(f"{kind} {count}" for kind, count in piece["tried"].items())
+        lines.append(f"Damages: {tried} tried ({by_kind}), {piece['refused']} refused by `DamageError`.")
+        if piece["refused"] != tried or piece["unnamed"] or piece["wrong"]:
+            missed.append(
+                f"delta: {piece['refused']} of {tried} refused; {piece['accepted'][:3]} {piece['unnamed'][:3]}"
+            )
+    if piece := found.get("crowded"):
+        lines.append(
+            f"Crowd: two threads wrote {piece['writes']:,} times, four searched and one followed: "
+            f"{piece['answers']:,} answers in {CROWDED_S} s, {len(piece['wrong'])} of them wrong."
+        )
+        missed += [f"delta: crowded: {one}" for one in piece["wrong"]]
+    return Report(
+        [
+            "`tests/deltas.py`: the number of a write says what it is, so every answer is compared with that of the "
+            "writes up to the one that the index names. A write is lost when it returned, or was flushed, and is not "
+            "there after the kill. While writers die, a reader opens and follows; its answers are counted.",
+            "",
+            *table(("a writer is", "killed", "answers of the reader", "lost", "wrong answers", "stray files"), rows),
+            "",
+            *(line for pair in zip(lines, [""] * len(lines), strict=True) for line in pair),
         ],
         missed,
     )
@@ -421,6 +497,7 @@ def report_orchestration(found: Mapping[str, Found]) -> Report:
 SECTIONS = (
     Section("kills", "Kills", (PROJECT / "tests" / "faults.py",), kills, report_kills),
     Section("search", "Search", (SEARCH_TESTS,), search, report_search),
+    Section("delta", "Live updates", (PROJECT / "tests" / "deltas.py",), delta, report_delta),
     Section("quality", "Quality", (), quality, report_quality),
     Section("ddp", "Data-parallel training", (), ddp, report_ddp),
     Section("orchestration", "Orchestration", (Path(orchestration.__file__),), orchestrated, report_orchestration),
