@@ -18,6 +18,8 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take the cores from the servers
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Read when triton is imported, by whomever: kernels then run on a CPU.
+os.environ["TRITON_INTERPRET"] = "1"
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a loop that is compiled first is no failure
 hypothesis.settings.load_profile("untimed")

@@ -402,7 +402,7 @@ def _bits(where: Filter, columns: Mapping[str, Column], rows: int) -> Bits:
 def _ranged(where: Predicate, column: Column, rows: int) -> Bits | None:
     """The bits of a predicate that one range of stored values passes; None for any other."""
     if isinstance(column, Numbers):
-        stored, limits = column.stored[:rows].numpy(), _limits(where, column.stored.dtype)
+        stored, limits = column.stored[:rows].numpy(), range_of(where, column.stored.dtype)
     elif isinstance(column, Categories):
         stored, codes = column.codes[:rows].numpy(), column.passing_codes(where)
         limits = (codes[0], codes[-1]) if codes and codes[-1] - codes[0] == len(codes) - 1 else None
@@ -423,7 +423,7 @@ def _ranged(where: Predicate, column: Column, rows: int) -> Bits | None:
     return bits
 
 
-def _limits(where: Predicate, type_: torch.dtype) -> tuple[Any, Any] | None:
+def range_of(where: Predicate, type_: torch.dtype) -> tuple[Any, Any] | None:
     """Lowest and highest value that pass, if all those between do and no others."""
     if type_ == torch.bool:
         return None

@@ -5,9 +5,9 @@ longer than needed behind a high-water mark, and gradients flow through the scor
 multiplies scores by a mask of zeros and ones (section 3.1), a rejected item scores minus infinity: with dot products a
 passing item may well score below zero, and would then lose to a rejected one.
 
-Answers are those of an exhaustive scan in float64; `scan` says why. On a CPU `engine` finds them, elsewhere `scan`,
-with the same bits. Reads take no lock: a query works on the version of the index that it found, whatever is written
-meanwhile.
+Answers are those of an exhaustive scan in float64; `scan` says why. On a CPU `engine` finds them, on a CUDA device
+`gpu`, elsewhere `scan`, with the same bits. Reads take no lock: a query works on the version of the index that it
+found, whatever is written meanwhile.
 
 Shapes: N rows stored, D dimension, B queries, K results per query.
 """
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.common.contracts import Payload
+from models.feed.retrieval import gpu
 from models.feed.retrieval.attributes import FEW, Orders, Selection, select
 from models.feed.retrieval.columns import Column, Growing, as_bytes, column, from_bytes, kind_of, passing
 from models.feed.retrieval.engine import Best as Found
@@ -79,6 +80,7 @@ class _View:
     columns: Mapping[str, Column]
     all_live: bool
     fast: "_Fast | None"
+    card: gpu.Engine | None
 
 
 class _Fast(NamedTuple):
@@ -182,6 +184,7 @@ class RetrievalIndex(Growing):
         self._shown: Tensor | None = None
         self._engine = Engine(dimension)
         self._orders = Orders(0, {})
+        self._card: gpu.Engine | None = None
         self._writing = threading.RLock()
         self._publishing = threading.Lock()
 
@@ -271,7 +274,7 @@ class RetrievalIndex(Growing):
         view = self._view()
         with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
             asked = queries.detach().float()
-            if view.fast is not None and asked.device.type == "cpu":
+            if view.fast is not None and view.card is None and asked.device.type == "cpu":
                 best, passed = self._answer_here(view, view.fast, asked.numpy(), k, where)
                 hits = Hits(torch.from_numpy(best.ids), torch.from_numpy(best.scores), torch.from_numpy(passed))
                 rows = torch.from_numpy(best.rows)
@@ -289,7 +292,7 @@ class RetrievalIndex(Growing):
             raise ValueError(f"queries must be an array of shape (queries, dimension), got {_described(queries)}.")
         self._check_question(queries, k)
         view = self._view()
-        if view.fast is not None:
+        if view.fast is not None and view.card is None:
             best, passed = self._answer_here(view, view.fast, queries.astype(np.float32, copy=False), k, where)
             return Hits(best.ids, best.scores, passed)
         with torch.no_grad():
@@ -304,7 +307,8 @@ class RetrievalIndex(Growing):
 
         Returns:
             filter: the text of the filter; items: how many there are; passing: how many pass; strategy: "none" when
-            none pass, "gather" when the passing rows are taken out and scored, "scan" when all rows are scored.
+            none pass, "gather" when the passing rows are taken out and scored, "scan" when all rows are scored, as on
+            a card always.
 
         Raises:
             FilterError: the filter does not suit the columns.
@@ -314,12 +318,12 @@ class RetrievalIndex(Growing):
         """
         view = self._view()
         (bound,) = self._filters(where, 1)
-        if view.fast is not None:
+        if view.fast is not None and view.card is None:
             count = _selected(view, view.fast, bound).count
             few = count * FEW <= view.rows
         else:
             count = int(torch.count_nonzero(_mask(view, bound)))
-            few = _gathers(count, view.rows, 1)
+            few = view.card is None and _gathers(count, view.rows, 1)
         strategy = "none" if count == 0 else "gather" if few else "scan"
         return {
             "filter": str(bound),
@@ -421,11 +425,12 @@ class RetrievalIndex(Growing):
         """
         with self._writing:
             fresh = RetrievalIndex.restore(self.snapshot()).to(self.vectors.device)
+            fresh._view()
             with self._publishing:
                 self.vectors, self.ids, self.live = fresh.vectors, fresh.ids, fresh.live
                 self.columns = fresh.columns
                 self._rows, self._alive, self._longest = fresh._rows, fresh._alive, fresh._longest
-                self._engine, self._orders = fresh._engine, fresh._orders
+                self._engine, self._orders, self._card = fresh._engine, fresh._orders, fresh._card
                 self._places = self._shown = None
 
     # --- at rest ------------------------------------------------------------------------------------------------------
@@ -482,7 +487,7 @@ class RetrievalIndex(Growing):
         self._rows = int(from_bytes(state)["rows"])
         self._alive = int(self.live[: self._rows].sum())
         self._longest = _longest(self.vectors[: self._rows].cpu().numpy())
-        self._engine, self._orders = Engine(self.dimension), Orders(0, {})
+        self._engine, self._orders, self._card = Engine(self.dimension), Orders(0, {}), None
         self._places = self._shown = None
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -506,13 +511,13 @@ class RetrievalIndex(Growing):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_writing", "_publishing", "_engine", "_orders", "_places", "_shown")
+        made = ("_writing", "_publishing", "_engine", "_orders", "_card", "_places", "_shown")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._writing, self._publishing = threading.RLock(), threading.Lock()
-        self._engine, self._orders = Engine(self.dimension), Orders(0, {})
+        self._engine, self._orders, self._card = Engine(self.dimension), Orders(0, {}), None
         self._places = self._shown = None
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -528,6 +533,12 @@ class RetrievalIndex(Growing):
         if here and self._engine.rows < self._rows:  # after loading, and on coming back from another device
             with self._writing:
                 self._orders = self._follow(self._engine.rows, self._rows)
+        carded = gpu.usable(self.vectors.device, self.dimension)
+        if carded and (self._card is None or self._card.device != self.vectors.device or self._card.rows < self._rows):
+            with self._writing:
+                if self._card is None or self._card.device != self.vectors.device:
+                    self._card = gpu.Engine(self.dimension, self.vectors.device)
+                self._follow_on_card(self._card, self._rows)
         with self._publishing:
             rows = self._rows
             # Marks change in place. They are copied for the first query after a write and not for every write.
@@ -536,19 +547,26 @@ class RetrievalIndex(Growing):
             return _View(
                 rows, self._longest, self.vectors[:rows], self.ids[:rows], self._shown, self._columns(),
                 self._alive == rows, _Fast(self._engine, self._orders) if here else None,
+                self._card if carded else None,
             )  # fmt: skip
 
     def _follow(self, start: int, rows: int) -> Orders:
-        """Bring codes up to so many rows; on a CPU: elsewhere all is scanned.
+        """Bring codes up to so many rows; on a CPU, and on a card that was asked before.
 
         Returns:
             The orders from now on, new ones when too many rows have none. They are to be shown together with the rows.
         """
+        if self._card is not None and self._card.device == self.vectors.device:
+            self._follow_on_card(self._card, rows)
         if self.vectors.device.type != "cpu":
             return self._orders
         self._engine.append(self.vectors[start:rows].detach().numpy(), start)
         few = rows - self._orders.rows <= max(_UNORDERED, rows // 64)
         return self._orders if few else Orders.of(self._columns(), rows)
+
+    def _follow_on_card(self, card: gpu.Engine, rows: int) -> None:
+        start = min(self._rows, card.rows)
+        card.append(self.vectors[start:rows].detach(), start)
 
     def _filters(self, where: Where | Sequence[Where], queries: int) -> list[Filter]:
         one = where is None or isinstance(where, str | Filter | Mapping)
@@ -622,6 +640,10 @@ class RetrievalIndex(Growing):
 
 def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> tuple[Hits[Tensor], Tensor]:
     """The hits, and the row number of each, on any device."""
+    if view.card is not None:
+        chosen = gpu.select(filters, view.columns, view.live, all_live=view.all_live)
+        found = view.card.search(queries.contiguous(), k, chosen, view.vectors.detach(), view.ids)
+        return Hits(found.ids, found.scores, found.passed), found.rows
     count, device = len(queries), queries.device
     ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
     scores = torch.full((count, k), -torch.inf, dtype=torch.float64, device=device)
