@@ -1,6 +1,6 @@
 """Run the benchmarks.
 
-python -m benchmarks                       all of them
+python -m benchmarks                       all that this machine can run
 python -m benchmarks NAME [OPTION ...]     one file of this folder; --help tells its options
 """
 
@@ -17,7 +17,11 @@ def main() -> None:
     if name and name not in NAMES:
         raise SystemExit(f"no benchmark is called {name!r}; there are {', '.join(NAMES)}.")
     for chosen in [name] if name else NAMES:
-        importlib.import_module(f"benchmarks.{chosen}").main(options)
+        module = importlib.import_module(f"benchmarks.{chosen}")
+        if not name and (why := getattr(module, "refusal", lambda: None)()):
+            print(f"left out: {why}")
+            continue
+        module.main(options)
 
 
 if __name__ == "__main__":

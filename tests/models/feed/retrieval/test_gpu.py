@@ -19,6 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import retrieval_gpu
 from models.feed.retrieval import gpu
 from models.feed.retrieval.filter import Filter, bind, parse
 from models.feed.retrieval.gpu import Clause, Engine, Passing, Signs, packed, select
@@ -562,3 +563,22 @@ def test_only_a_cuda_device_with_triton_is_a_card(monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_searched_is_refused(wrong: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         wrong()
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def test_the_benchmark_refuses_a_machine_without_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="needs a CUDA device"):
+        retrieval_gpu.main([])
+
+
+def test_the_benchmark_runs_at_the_size_of_a_toy(capsys: pytest.CaptureFixture[str]) -> None:
+    with sizes(block=512, steps=1, board=2048):
+        retrieval_gpu.main(["--device", "cpu", "--n", "1500", "--large", "2100", "--rounds", "1"])
+    printed = capsys.readouterr().out
+    for request in ("two clauses, batch 1 ", "two clauses, batch 16", "narrow filter", "64 filters", "signs"):
+        assert request in printed
+    assert printed.count(" exact ") == 6
+    assert "WRONG" not in printed
