@@ -6,7 +6,7 @@ A prepared data set is a payload with these parts.
     users        `user` (row, dense from 0), `user_id`
     train, validation, test    `user`, `item`, `time` (seconds since 1970, UTC), by user and then by time
     about        JSON: source, protocol, counts, and what was left out
-    true_users, true_items     generator only: rows whose inner product is the true utility, so the oracle is computable
+    true_users, true_items     generator only: rows whose `utility` is the true one, so the oracle is computable
     vectors, queries           cities only: unit vectors of the indexed items and of the held-out queries
 
 Protocol: leave one out. Each user's last interaction is the test, the one before it the validation, the rest is for
@@ -249,12 +249,12 @@ def prepare_generated(config: GeneratorConfig) -> Payload:
     """
     world = generate(config)
     split = leave_one_out(world.user, world.item, world.time)
-    one = np.ones((config.users, 1))
+    one = np.ones((*world.taste.shape[:-1], 1))
     return {
         **_parts(split, world.user, world.item, world.time),
         "items": _with_row(world.items.add_column(0, "item_id", pa.array(np.arange(config.items)))),
         "users": pa.table({"user": np.arange(config.users), "user_id": np.arange(config.users)}),
-        "true_users": np.concatenate([world.taste, one], 1).astype(np.float32)[split.users],
+        "true_users": np.concatenate([world.taste, one], -1).astype(np.float32)[split.users],
         "true_items": np.concatenate([world.trait, world.appeal[:, None]], 1).astype(np.float32),
         "about": _about("generator", split, world.items, left_out=config.users - len(split.users)),
     }

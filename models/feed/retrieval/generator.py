@@ -4,12 +4,17 @@ Member u meets the items that exist and that she has not taken yet, and takes on
 
     P(i | u) = exp(utility_ui) / sum_j exp(utility_uj),     utility_ui = taste_u . trait_i + appeal_i,
 
-the Plackett-Luce model of successive choices without replacement. Traits follow the items' attributes in part, so that
-attributes say something about an item that nobody has taken yet. Each member's last two choices happen after the
+the Plackett-Luce model of successive choices without replacement. With several interests a member has as many tastes,
+and each choice serves one of them:
+
+    utility_ui = log sum_m exp(taste_um . trait_i) + appeal_i,
+
+which is no inner product of a vector of hers and one of the item's. Traits follow the items' attributes in part, so
+that attributes say something about an item that nobody has taken yet. Each member's last two choices happen after the
 last item was born, so ranking the unseen items by utility is the best that anyone can do about them: the oracle.
 """
 
-# Shapes: U members, N items, F factors of taste, S seasons, E events of one member, T tags.
+# Shapes: U members, N items, F factors of taste, M interests of a member, S seasons, E events of one member, T tags.
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -51,6 +56,9 @@ class GeneratorConfig:
     items: int = setting(1500, "Items", "Items to choose from, 60 to 100000000.", ge=60, le=100_000_000)
     events: int = setting(40, "Choices per member", "Mean number of choices of one member, 4 to 500.", ge=4, le=500)
     factors: int = setting(8, "Factors of taste", "Dimensions of taste and trait, 2 to 64.", ge=2, le=64)
+    interests: int = setting(
+        1, "Interests", "Separate tastes of one member, any one of which may decide a choice, 1 to 16.", ge=1, le=16
+    )
     sharpness: float = setting(
         2.5, "Sharpness of taste", "Standard deviation of taste in the utility, in nats, 0 to 10.", ge=0, le=10
     )
@@ -84,7 +92,7 @@ class World:
         user: member of each event, dense from 0.
         item: item of each event, dense from 0.
         time: seconds since 1970, UTC, of each event; rises for each member.
-        taste: true tastes (U, F).
+        taste: true tastes (U, F), or (U, M, F) with several interests.
         trait: true traits (N, F).
         appeal: true appeal to everyone (N).
     """
@@ -216,10 +224,35 @@ def _standard(values: Floats) -> Floats:
 
 
 def _tastes(config: GeneratorConfig, items: pa.Table, told_NF: Floats, rng: np.random.Generator) -> Floats:
-    """Tastes of length `sharpness`: each member leans to what a few random items are like, and has whims."""
-    models_UF = told_NF[rng.integers(0, config.items, (config.users, 2))].mean(1)
-    taste_UF = models_UF + 0.7 * rng.standard_normal((config.users, config.factors))
-    return np.asarray(config.sharpness * taste_UF / np.linalg.norm(taste_UF, axis=1, keepdims=True))
+    """Tastes of length `sharpness`: each leans to what a few random items are like, and has whims."""
+    tastes = config.users * config.interests
+    models_UF = told_NF[rng.integers(0, config.items, (tastes, 2))].mean(1)
+    taste_UF = models_UF + 0.7 * rng.standard_normal((tastes, config.factors))
+    taste_UF = config.sharpness * taste_UF / np.linalg.norm(taste_UF, axis=1, keepdims=True)
+    if config.interests == 1:
+        return np.asarray(taste_UF)
+    return np.asarray(taste_UF.reshape(config.users, config.interests, config.factors))
+
+
+def utility(taste_UF: NDArray[Any], trait_NF: NDArray[Any]) -> NDArray[Any]:
+    """What members find in items, appeal aside.
+
+    Args:
+        taste_UF: tastes of members, (U, F), or (U, M, F) with several interests.
+        trait_NF: traits of items.
+
+    Returns:
+        Of shape (U, N): taste . trait, or the logarithm of the sum of its exponentials over the interests.
+
+    Source:
+        Ours; a choice by a sum of exponentials is a mixture of choices by each.
+    """
+    if taste_UF.ndim == 2:
+        return np.asarray(taste_UF @ trait_NF.T)
+    found_UN = taste_UF[:, 0] @ trait_NF.T
+    for interest in range(1, taste_UF.shape[1]):
+        found_UN = np.logaddexp(found_UN, taste_UF[:, interest] @ trait_NF.T)
+    return np.asarray(found_UN)
 
 
 def _activity(config: GeneratorConfig, rng: np.random.Generator) -> Integers:
@@ -273,7 +306,7 @@ def _race(
     queues, clocks = [], []
     for season in range(SEASONS):
         group = np.flatnonzero(born_N == season)
-        rate = (taste_UF @ trait_NF[group].T + appeal_N[group]).astype(np.float32)
+        rate = (utility(taste_UF, trait_NF[group]) + appeal_N[group]).astype(np.float32)
         wait = rng.standard_exponential(rate.shape, dtype=np.float32) * np.exp(-rate)
         keep = min(events, len(group))
         first = np.argpartition(wait, keep - 1, axis=1)[:, :keep] if keep else np.zeros((members, 0), np.int64)

@@ -18,7 +18,7 @@ from models.common.contracts import InputError
 from models.feed.retrieval.batches import latest_items
 from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids, leave_one_out
 from models.feed.retrieval.features import encode_attributes
-from models.feed.retrieval.generator import GeneratorConfig, generate
+from models.feed.retrieval.generator import GeneratorConfig, generate, utility
 from models.feed.retrieval.metrics import Seen, hit_rate, popularity, popularity_lists, rank_by
 from models.feed.retrieval.table import TableConfig
 
@@ -107,6 +107,22 @@ def test_choices_follow_the_stated_softmax() -> None:
     z = (took - chance.sum(0)) / np.sqrt((chance * (1 - chance)).sum(0))
     assert np.abs(z).max() < 4.5  # 60 items: beyond 4.5 with probability 4e-4
     assert 0.6 < z.std() < 1.4
+
+
+def test_with_several_interests_a_choice_serves_any_one_of_them() -> None:
+    """As above; the chance of an item is the sum over interests, written out."""
+    config = GeneratorConfig(users=4000, items=60, events=4, newcomers=0, sharpness=2.0, interests=3, seed=9)
+    world = generate(config)
+    assert world.taste.shape == (4000, 3, config.factors)
+    np.testing.assert_allclose(np.linalg.norm(world.taste, axis=2), 2.0)
+    first = world.item[np.searchsorted(world.user, np.arange(config.users))]
+    rate = sum(np.exp(world.taste[:, m] @ world.trait.T + world.appeal) for m in range(3))
+    chance = rate / rate.sum(1, keepdims=True)
+    z = (np.bincount(first, minlength=60) - chance.sum(0)) / np.sqrt((chance * (1 - chance)).sum(0))
+    assert np.abs(z).max() < 4.5
+    assert 0.6 < z.std() < 1.4
+    data = DataConfig(generator=config).prepare({})
+    np.testing.assert_allclose(utility(data["true_users"], data["true_items"]), np.log(rate), rtol=1e-4, atol=1e-4)
 
 
 def test_nobody_beats_the_oracle_and_popularity_is_worth_something() -> None:
