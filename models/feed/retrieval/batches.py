@@ -27,6 +27,7 @@ class Batch(NamedTuple):
         expected_positive: (N) expected number of times that an item comes as another example's positive.
         expected_negative: expected number of times that any one item comes as a negative.
         catalogue: all items' attributes.
+        epoch: passes over the examples that came before.
     """
 
     user: Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     expected_positive: Tensor
     expected_negative: Tensor
     catalogue: Catalogue
+    epoch: int
 
 
 def latest_items(parts: list[pa.Table], users: int, length: int) -> Integers:
@@ -135,6 +137,7 @@ class InteractionBatches:
                 expected_positive=self._expected_positive,
                 expected_negative=self._expected_negative,
                 catalogue=self._catalogue,
+                epoch=number,
             )
 
     def _histories(self, rows: Integers) -> Integers:

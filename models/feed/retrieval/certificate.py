@@ -8,7 +8,7 @@ Shapes: N source rows, D dimension, B queries, K results per query.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -633,7 +633,7 @@ def _examine(
 
 def certify_towers(
     *,
-    weights: Iterable[Any],
+    weights: Mapping[str, Any],
     items: Vectors,
     queries: Vectors,
     relevant: NDArray[np.int64],
@@ -644,9 +644,9 @@ def certify_towers(
     """Judge two towers from outside: their weights, their vectors, and the ranking of sampled members done again.
 
     Args:
-        weights: tensors of the model.
-        items: of shape (N, D): what the towers say of the items.
-        queries: of shape (B, D): what they say of sampled members.
+        weights: tensors of the model by name; they tell how it compares.
+        items: of shape (N, X): what the towers say of the items: vectors, and what a learned similarity wants beside.
+        queries: of shape (B, X): what they say of sampled members.
         relevant: of shape (B,): the held-out item of each.
         met: of each member, the items that are left out.
         hits: of shape (B,): 1 where the judged ranking found the item among the first k, else 0.
@@ -658,13 +658,18 @@ def certify_towers(
     Source:
         Ours. Ties may fall either way: a hit is wrong only if no order of equal scores explains it.
     """
-    broken = sum(int((~np.isfinite(np.asarray(tensor, np.float64))).sum()) for tensor in weights)
-    length = np.linalg.norm(np.concatenate([items, queries]).astype(np.float64), axis=1)
+    broken = sum(int((~np.isfinite(np.asarray(tensor, np.float64))).sum()) for tensor in weights.values())
+    exact = {name: np.asarray(tensor, np.float64) for name, tensor in weights.items()}
+    width = exact["items.weight"].shape[1] if "items.weight" in exact else items.shape[1]
+    gate = len(exact["cross_gate.2.bias"]) if "cross_gate.2.bias" in exact else 0
+    units = [rows[:, : rows.shape[1] - gate] if gate else rows[:, :width] for rows in (items, queries)]
+    length = np.linalg.norm(np.concatenate([rows.reshape(-1, width) for rows in units]).astype(np.float64), axis=1)
+    compare, tie = _comparison(exact, width)
     differ = 0
     for query, item, left_out, hit in zip(queries, relevant, met, hits, strict=True):
-        scores = items.astype(np.float64) @ query.astype(np.float64)
+        scores = compare(query.astype(np.float64), items.astype(np.float64))
         rivals = np.delete(scores, [*set(left_out.tolist()), item])
-        surely, perhaps = (rivals > scores[item] + _TIE).sum(), (rivals >= scores[item] - _TIE).sum()
+        surely, perhaps = (rivals > scores[item] + tie).sum(), (rivals >= scores[item] - tie).sum()
         differ += not (surely < k if hit else perhaps >= k)
     return Certificate(
         claims=(
@@ -691,3 +696,38 @@ def certify_towers(
             ),
         )
     )
+
+
+Reals = NDArray[np.float64]
+
+
+def _comparison(weights: Mapping[str, Reals], width: int) -> tuple[Callable[[Reals, Reals], Reals], float]:
+    """How a model with these weights compares a member's row with all items' (written out here, not asked of it), and
+    how close float32 may bring two scores."""
+
+    def affine(x: Reals, name: str) -> Reals:
+        return np.asarray(x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"])
+
+    def silu(x: Reals) -> Reals:
+        return np.asarray(x / (1 + np.exp(-x)))
+
+    def cosine(query_X: Reals, items_NX: Reals) -> Reals:
+        return np.asarray(items_NX[:, :width] @ query_X[:width])
+
+    def hadamard(query_X: Reals, items_NX: Reals) -> Reals:
+        product = silu(affine(items_NX[:, width:] * query_X[width:], "product.0"))
+        return np.asarray(cosine(query_X, items_NX) / temperature + product @ weights["product.2.weight"][0])
+
+    def mixture(query_X: Reals, items_NX: Reals) -> Reals:
+        pairs = len(weights["cross_gate.2.bias"])
+        members = query_X[:-pairs].reshape(-1, width)
+        cosines = np.stack([items_NX[:, :-pairs].reshape(len(items_NX), -1, width) @ one for one in members], 1)
+        cosines = cosines.reshape(len(items_NX), pairs)
+        crossed = affine(silu(affine(cosines, "cross_gate.0")), "cross_gate.2")
+        gate = np.exp(silu(query_X[-pairs:] * items_NX[:, -pairs:] + crossed))
+        return np.asarray((gate * cosines).sum(1) / gate.sum(1) / temperature)
+
+    if "product.0.weight" not in weights and not weights.get("started", np.zeros(())).any():
+        return cosine, _TIE
+    temperature = max(0.01, float(np.exp(weights["log_temperature"])))
+    return (mixture if "started" in weights else hadamard), 100 * _TIE

@@ -1,7 +1,8 @@
 """The retrieval system's configuration: it builds data, towers, index and judgement."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from models.common.gate import GateConfig
 from models.common.judgement import Judgement
 from models.feed.retrieval import judge as judging
 from models.feed.retrieval.batches import Batch, InteractionBatches, latest_items
+from models.feed.retrieval.cascade import MixtureSearching, tower_queries
 from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids
 from models.feed.retrieval.examine import examine
 from models.feed.retrieval.features import attribute_names, encode_attributes
@@ -24,6 +26,7 @@ from models.feed.retrieval.index import RetrievalIndex
 from models.feed.retrieval.judge import JudgementConfig
 from models.feed.retrieval.loss import retrieval_loss
 from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_by, reciprocal_rank
+from models.feed.retrieval.mixture import Hadamard, MixtureOfLogits, SimilarityConfig, compare_by
 from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
 from models.feed.retrieval.table import TableConfig
 
@@ -36,6 +39,7 @@ __all__ = [
     "JudgementConfig",
     "MovieLensConfig",
     "RetrievalConfig",
+    "SimilarityConfig",
     "TableConfig",
     "TowerConfig",
     "TrainingConfig",
@@ -53,6 +57,7 @@ class EncoderConfig:
     """The two towers and how they learn."""
 
     tower: TowerConfig = setting(TowerConfig, "Towers", "The encoder of members and items.")
+    similarity: SimilarityConfig = setting(SimilarityConfig, "Similarity", "How a member and an item are compared.")
     training: TrainingConfig = setting(TrainingConfig, "Training", "How the towers learn.")
 
     @property
@@ -67,7 +72,9 @@ class EncoderConfig:
 
     def network(self, sizes: Mapping[str, int]) -> TwoTower:
         """Fresh towers; random state is the caller's."""
-        return TwoTower(users=sizes["users"], items=sizes["items"], codes=sizes["codes"], config=self.tower)
+        return self.similarity.network(
+            users=sizes["users"], items=sizes["items"], codes=sizes["codes"], tower=self.tower
+        )
 
     def batches(self, data: Payload, *, rank: int, processes: int) -> InteractionBatches:
         """This process's share of the training batches."""
@@ -84,8 +91,11 @@ class EncoderConfig:
         )
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Sampled softmax with logQ correction."""
-        return retrieval_loss(_towers(network), batch)
+        """Sampled softmax with logQ correction; a mixture begins once its towers had their epochs."""
+        towers = _towers(network)
+        if isinstance(towers, MixtureOfLogits) and not towers.started and batch.epoch >= self.similarity.tower_epochs:
+            towers.start(batch.catalogue, seed=self.training.seed)
+        return retrieval_loss(towers, batch)
 
     def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
         """Ranking metrics on the validation items; the test part is not read."""
@@ -93,7 +103,7 @@ class EncoderConfig:
         users = np.asarray(data["validation"]["user"].to_numpy(), np.int64)
         relevant = np.asarray(data["validation"]["item"].to_numpy(), np.int64)[:, None]
         queries = _member_vectors(towers, data, users, [data["train"]])
-        lists = rank_by(queries, item_vectors(data, towers), users, seen, 50)
+        lists = rank_by(queries, item_vectors(data, towers), users, seen, 50, compare_by(towers))
         return {
             "hit_rate_at_50": float(hit_rate(lists, relevant, 50).mean()),
             "hit_rate_at_10": float(hit_rate(lists, relevant, 10).mean()),
@@ -123,7 +133,16 @@ class IndexConfig:
         return data["items"].select(list(self.attributes) or present)
 
     def build_index(self, data: Payload, network: torch.nn.Module | None) -> Payload:
-        """The index as parts to be stored: vectors, ids, attributes."""
+        """The index as parts to be stored: vectors, ids, attributes.
+
+        Raises:
+            ValueError: the similarity has no index.
+        """
+        if isinstance(network, Hadamard):
+            raise ValueError(
+                "there is no index for SimilarityConfig.kind 'hadamard', which no inner products bound; choose "
+                "'mixture' or 'dot'."
+            )
         return RetrievalIndex.build(item_vectors(data, network), index_ids(data), self.filterable(data)).snapshot()
 
 
@@ -157,6 +176,7 @@ class RetrievalConfig:
             "dimension": tower.dimension,
             "hidden": tower.hidden,
             "temperature": tower.temperature,
+            "similarity": self.encoder.similarity.kind,
             "dropout": tower.dropout,
             "history": tower.history,
             "uniform_negatives": tower.uniform_negatives,
@@ -194,23 +214,31 @@ class RetrievalConfig:
 
     def _source(self, data: Payload, network: torch.nn.Module | None) -> judging.Source:
         """What the index should hold, made again from data and network."""
-        return judging.Source(
+        members = query_vectors(data, network)
+        source = judging.Source(
             vectors=item_vectors(data, network),
             ids=index_ids(data),
             attributes=self.index.filterable(data),
-            queries=query_vectors(data, network),
+            queries=members,
+            members=members,
         )
+        if network is None or type(network) is TwoTower:
+            return source
+        source = replace(source, compare=compare_by(_towers(network)))
+        if not isinstance(network, MixtureOfLogits):
+            return source
+        return replace(source, queries=tower_queries(network, members), search=partial(MixtureSearching, network))
 
 
 def item_vectors(data: Payload, network: torch.nn.Module | None) -> NDArray[np.float32]:
-    """Unit vectors of all items: given by the data, or encoded by the towers."""
+    """Rows of all items: unit vectors given by the data, or what the towers make of them."""
     if "vectors" in data:
         return np.asarray(data["vectors"], np.float32)
     return encode_items(_towers(network), _catalogue(data))
 
 
 def query_vectors(data: Payload, network: torch.nn.Module | None) -> NDArray[np.float32]:
-    """Unit vectors that ask: held-out ones, or every test member after training and validation."""
+    """Rows that ask: held-out unit vectors, or every test member after training and validation."""
     if "queries" in data:
         return np.asarray(data["queries"], np.float32)
     users = np.asarray(data["test"]["user"].to_numpy(), np.int64)

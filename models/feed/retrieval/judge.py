@@ -18,12 +18,15 @@ from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement, Series
 from models.feed.retrieval.certificate import certify, certify_towers, exact_answer
 from models.feed.retrieval.filter import Column, Everything, Filter, col
+from models.feed.retrieval.generator import utility
 from models.feed.retrieval.index import RetrievalIndex
 from models.feed.retrieval.metrics import (
+    Compare,
     Seen,
     best_window,
     coverage,
     hit_rate,
+    inner_product,
     ndcg,
     paired_interval,
     popularity,
@@ -72,6 +75,10 @@ class JudgementConfig:
         check(self)
 
 
+Search = Callable[[NDArray[np.float32], int, Sequence[Filter] | None], tuple[Integers, Floats, Integers]]
+"""An index as a plain function; see `Searching`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """What an index should hold, made again from data and network, and who asks it.
@@ -81,12 +88,18 @@ class Source:
         ids: (N) under which the items are indexed.
         attributes: N rows of what filters may name.
         queries: (Q, D), of the test members in the order of the test part, or held-out vectors.
+        members: (Q, X), what members are compared by; the queries themselves but for a learned similarity.
+        compare: scores of members and items, by which the towers alone rank.
+        search: how an index is asked about members.
     """
 
     vectors: NDArray[np.float32]
     ids: Integers
     attributes: pa.Table
     queries: NDArray[np.float32]
+    members: NDArray[np.float32]
+    compare: Compare = inner_product
+    search: "Callable[[Payload], Search]" = lambda product: Searching(RetrievalIndex.restore(product))
 
 
 def judge(product: Payload, data: Payload, source: Source, settings: JudgementConfig) -> Judgement:
@@ -129,7 +142,7 @@ def judge(product: Payload, data: Payload, source: Source, settings: JudgementCo
             ),
             protocol=data["about"]["protocol"],
         )
-    contest = _contest(lambda users, seen, k: _answers(index, source, users, seen, k), data)
+    contest = _contest(lambda users, seen, k: _answers(source.search(product), source, users, seen, k), data)
     metrics |= contest.metrics(settings)
     claim = _gain(contest, metrics, settings)
     return Judgement(
@@ -163,9 +176,9 @@ def judge_towers(product: Payload, data: Payload, source: Source, settings: Judg
     drawn = np.random.default_rng(settings.seed).permutation(len(users))[: settings.queries]
     seen = Seen([data["train"], data["validation"]], data["users"].num_rows)
     certificate = certify_towers(
-        weights=product["weights"].values(),
+        weights=product["weights"],
         items=source.vectors,
-        queries=source.queries[drawn],
+        queries=source.members[drawn],
         relevant=relevant[drawn, 0],
         met=[seen.pairs(users[one : one + 1])[1] for one in drawn],
         hits=hit_rate(contest.lists["two towers"], relevant, HEADLINE)[drawn],
@@ -339,7 +352,7 @@ Ranking = Callable[[Integers, Seen, int], Integers]
 
 def _towers_alone(source: Source) -> Ranking:
     """An exhaustive scan with the towers' vectors; no index takes part."""
-    return lambda users, seen, k: rank_by(source.queries, source.vectors, users, seen, k)
+    return lambda users, seen, k: rank_by(source.members, source.vectors, users, seen, k, source.compare)
 
 
 def _contest(towers: Ranking, data: Payload) -> Contest:
@@ -357,7 +370,7 @@ def _contest(towers: Ranking, data: Payload) -> Contest:
     }
     if "true_users" in data:
         truth = np.asarray(data["true_users"], np.float32)[users]
-        lists["oracle"] = rank_by(truth, np.asarray(data["true_items"], np.float32), users, seen, longest)
+        lists["oracle"] = rank_by(truth, np.asarray(data["true_items"], np.float32), users, seen, longest, utility)
     return Contest(
         lists=lists,
         relevant=relevant,
@@ -372,16 +385,15 @@ def _asked(part: pa.Table) -> tuple[Integers, Integers]:
     return np.asarray(part["user"].to_numpy(), np.int64), np.asarray(part["item"].to_numpy(), np.int64)[:, None]
 
 
-def _answers(index: RetrievalIndex, source: Source, users: Integers, seen: Seen, k: int) -> Integers:
+def _answers(search: Search, source: Source, users: Integers, seen: Seen, k: int) -> Integers:
     """What the index answers, without what each user met; as rows of the data."""
-    search = Searching(index)
     order = np.argsort(source.ids, kind="stable")
     lists = np.full((len(users), k), -1, np.int64)
     by_history = np.argsort(seen.counts(users), kind="stable")
     for first in range(0, len(users), TOGETHER):
         some = by_history[first : first + TOGETHER]
         wanted = min(k + int(seen.counts(users[some]).max()), len(source.ids))
-        found, _, _ = search(source.queries[some], wanted, None)
+        found, _, _ = search(source.members[some], wanted, None)
         place = np.minimum(np.searchsorted(source.ids[order], found), len(order) - 1)
         rows = np.where(source.ids[order[place]] == found, order[place], -1)
         lists[some] = seen.drop(rows, users[some], k)

@@ -42,28 +42,28 @@ def retrieval_loss(network: TwoTower, batch: Batch) -> Tensor:
     """The loss of one batch: its own positives and uniform negatives are everyone's candidates.
 
     Args:
-        network: the towers.
+        network: the towers, which say how members and items are compared.
         batch: examples and the expected occurrences of items.
 
     Returns:
         A scalar with gradient.
 
     Source:
-        `corrected_softmax`. Candidates that the member met already are masked, because the choice was made among
-        the others.
+        `corrected_softmax`, and the penalty of the comparison if it has one. Candidates that the member met already
+        are masked, because the choice was made among the others.
     """
     examples = len(batch.positive)
     candidate_C = torch.cat([batch.positive, batch.negative])
     needed, place = torch.unique(torch.cat([candidate_C, batch.history.clamp_min(0).flatten()]), return_inverse=True)
     place_C, place_BH = place[: len(candidate_C)], place[len(candidate_C) :].view_as(batch.history)
     input_MD = network.inputs(needed, batch.catalogue)
-    user_BD = network.user_vectors(batch.user, place_BH, history_weights(batch.history), input_MD)
-    item_MD = network.item_vectors(input_MD)
-    logits_BC = user_BD @ item_MD[place_C].T / network.temperature
+    user_BX = network.user_rows(batch.user, place_BH, history_weights(batch.history), input_MD)
+    item_MX = network.item_rows(needed, input_MD, batch.catalogue)
+    logits_BC, penalty = network.compare(user_BX, item_MX[place_C])
     own_B = logits_BC.diagonal()[:examples]
 
     expected_C = batch.expected_positive[candidate_C] + batch.expected_negative
     met_BM = torch.zeros(examples, len(needed) + 1, dtype=torch.bool, device=place.device)
     met_BM.scatter_(1, torch.where(batch.history >= 0, place_BH, len(needed)), True)
     met_BM.scatter_(1, place_C[:examples, None], True)
-    return corrected_softmax(own_B, logits_BC, expected_C, ~met_BM[:, place_C])
+    return corrected_softmax(own_B, logits_BC, expected_C, ~met_BM[:, place_C]) + penalty

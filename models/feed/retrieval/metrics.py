@@ -2,7 +2,7 @@
 
 # Shapes: Q users asked for, K places of a list, R relevant items of a user, N items, S resamples.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -147,8 +147,22 @@ class Seen:
         return np.pad(kept, ((0, 0), (0, k - kept.shape[1])), constant_values=-1)
 
 
+Compare = Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float32]]
+"""Scores (Q, N) of rows of users and rows of items."""
+
+
+def inner_product(left_QD: NDArray[np.float32], right_ND: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores (Q, N) of vectors."""
+    return np.asarray(left_QD @ right_ND.T)
+
+
 def rank_by(
-    left_QD: NDArray[np.float32], right_ND: NDArray[np.float32], users: Integers, seen: Seen, k: int
+    left_QD: NDArray[np.float32],
+    right_ND: NDArray[np.float32],
+    users: Integers,
+    seen: Seen,
+    k: int,
+    compare: Compare = inner_product,
 ) -> Integers:
     """The k items of largest inner product that each user has not met; ties go to the lower row.
 
@@ -158,6 +172,7 @@ def rank_by(
         users: whose vectors they are.
         seen: what is left out.
         k: length of the lists.
+        compare: another similarity of rows in place of the inner product.
 
     Returns:
         (Q, k) items, -1 where fewer than k are left.
@@ -169,7 +184,7 @@ def rank_by(
     block = max(1, 16_000_000 // len(right_ND))
     for first in range(0, len(users), block):
         some = users[first : first + block]
-        scores = left_QD[first : first + block] @ right_ND.T
+        scores = compare(left_QD[first : first + block], right_ND)
         row, item = seen.pairs(some)
         scores[row, item] = -np.inf
         lists.append(_top(scores, k))

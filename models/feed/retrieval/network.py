@@ -7,8 +7,8 @@ user_u = unit(h_u + MLP(h_u))
 logit_ui = user_u . item_i / temperature
 """
 
-# Shapes: N items, A attribute codes of an item, B members in a batch, H items of a history, M items asked for,
-# D dimension of the space.
+# Shapes: N items, A attribute codes of an item, B members in a batch, C candidates, H items of a history, M items asked
+# for, D dimension of the space, X numbers in a row, here D.
 
 import copy
 from dataclasses import dataclass
@@ -93,6 +93,7 @@ class TwoTower(nn.Module):
         width = config.dimension
         self.forgetting = config.forgetting
         self.history = config.history
+        self.user_width = width
         self.users = nn.Embedding(users, width)
         self.items = nn.Embedding(items, width)
         self.attributes = nn.Embedding(codes, width)
@@ -110,20 +111,23 @@ class TwoTower(nn.Module):
 
     def inputs(self, item_M: Tensor, catalogue: Catalogue) -> Tensor:
         """What items are before either tower (M, D)."""
-        bag = functional.embedding_bag(
+        return self._identity(self.items, item_M) + self.attribute_bags(item_M, catalogue)
+
+    def attribute_bags(self, item_M: Tensor, catalogue: Catalogue) -> Tensor:
+        """What the attributes alone say of items (M, D)."""
+        return functional.embedding_bag(
             catalogue.codes[item_M],
             self.attributes.weight,
             per_sample_weights=catalogue.weights[item_M].to(self.attributes.weight.dtype),
             mode="sum",
         )
-        return self._identity(self.items, item_M) + bag
 
     def item_vectors(self, input_MD: Tensor) -> Tensor:
         """Unit vectors of items (M, D) from their inputs."""
         return functional.normalize(input_MD + self.item_tower(input_MD), dim=-1)
 
-    def user_vectors(self, user_B: Tensor, place_BH: Tensor, weight_BH: Tensor, input_MD: Tensor) -> Tensor:
-        """Unit vectors of members (B, D).
+    def user_inputs(self, user_B: Tensor, place_BH: Tensor, weight_BH: Tensor, input_MD: Tensor) -> Tensor:
+        """What members are before their tower (B, D).
 
         Args:
             user_B: members; -1 is a member unknown to the network, who is her history alone.
@@ -134,8 +138,25 @@ class TwoTower(nn.Module):
         weight_BH = weight_BH.to(input_MD.dtype)
         history_BD = functional.embedding_bag(place_BH, input_MD, per_sample_weights=weight_BH, mode="sum")
         known_B = (user_B >= 0)[:, None]
-        mixed_BD = history_BD + self._identity(self.users, user_B.clamp_min(0)) * known_B
+        return history_BD + self._identity(self.users, user_B.clamp_min(0)) * known_B
+
+    def user_vectors(self, user_B: Tensor, place_BH: Tensor, weight_BH: Tensor, input_MD: Tensor) -> Tensor:
+        """Unit vectors of members (B, D); arguments as in `user_inputs`."""
+        mixed_BD = self.user_inputs(user_B, place_BH, weight_BH, input_MD)
         return functional.normalize(mixed_BD + self.user_tower(mixed_BD), dim=-1)
+
+    def user_rows(self, user_B: Tensor, place_BH: Tensor, weight_BH: Tensor, input_MD: Tensor) -> Tensor:
+        """What `compare` wants of members (B, X): here their unit vectors; arguments as in `user_inputs`."""
+        return self.user_vectors(user_B, place_BH, weight_BH, input_MD)
+
+    def item_rows(self, item_M: Tensor, input_MD: Tensor, catalogue: Catalogue) -> Tensor:
+        """What `compare` wants of items (M, X): here their unit vectors."""
+        return self.item_vectors(input_MD)
+
+    def compare(self, user_BX: Tensor, item_CX: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) of rows of members and of items, and a penalty that joins the loss; here none."""
+        logits_BC = user_BX @ item_CX.T / self.temperature
+        return logits_BC, logits_BC.new_zeros(())
 
     def _identity(self, table: nn.Embedding, row_M: Tensor) -> Tensor:
         """Embeddings of members or items; in training some are forgotten whole, the others scaled up to make up."""
@@ -157,7 +178,7 @@ def _tower(width: int, config: TowerConfig) -> nn.Module:
 
 @torch.no_grad()
 def encode_items(network: TwoTower, catalogue: Catalogue, *, batch: int = 8192) -> Floats:
-    """Unit vectors of all items.
+    """Rows of all items: their unit vectors, and more where the similarity is learned.
 
     Computed in float64 and rounded once: the same weights then give the same float32 vectors whatever the batch, the
     number of threads or the machine, and an index can be compared with its source to the bit.
@@ -168,14 +189,17 @@ def encode_items(network: TwoTower, catalogue: Catalogue, *, batch: int = 8192) 
         batch: items at a time.
 
     Returns:
-        (N, D) float32, in the order of the items.
+        (N, X) float32, in the order of the items.
 
     Source:
         Ours.
     """
     exact, catalogue = _exact(network, catalogue)
     rows = torch.arange(len(catalogue.codes), device=catalogue.codes.device)
-    parts = [exact.item_vectors(exact.inputs(some, catalogue)).float().cpu() for some in torch.split(rows, batch)]
+    parts = [
+        exact.item_rows(some, exact.inputs(some, catalogue), catalogue).float().cpu()
+        for some in torch.split(rows, batch)
+    ]
     return np.asarray(torch.cat(parts).numpy())
 
 
@@ -183,7 +207,7 @@ def encode_items(network: TwoTower, catalogue: Catalogue, *, batch: int = 8192) 
 def encode_users(
     network: TwoTower, catalogue: Catalogue, users: Integers, histories: Integers, *, batch: int = 4096
 ) -> Floats:
-    """Unit vectors of members; computed as those of items are.
+    """Rows of members; computed as those of items are.
 
     Args:
         network: the towers; evaluated without dropout and left as they were.
@@ -193,19 +217,19 @@ def encode_users(
         batch: members at a time.
 
     Returns:
-        (Q, D) float32, in the order of `users`.
+        (Q, X) float32, in the order of `users`.
 
     Source:
         Ours.
     """
     exact, catalogue = _exact(network, catalogue)
-    parts = [torch.zeros((0, exact.items.embedding_dim))]
+    parts = [torch.zeros((0, exact.user_width))]
     for first in range(0, len(users), batch):
         history = torch.tensor(histories[first : first + batch], device=catalogue.codes.device)
         unique, place = torch.unique(history.clamp_min(0), return_inverse=True)
         user = torch.tensor(users[first : first + batch], device=history.device)
         parts.append(
-            exact.user_vectors(user, place, history_weights(history), exact.inputs(unique, catalogue)).float().cpu()
+            exact.user_rows(user, place, history_weights(history), exact.inputs(unique, catalogue)).float().cpu()
         )
     return np.asarray(torch.cat(parts).numpy())
 
