@@ -15,6 +15,7 @@ from infra.check_data import check_data
 from infra.doctor import doctor
 from infra.migrations import migrate
 from infra.pinning import pin, pins, unpin
+from infra.serving import serve_index
 from infra.settings import settings
 
 app = typer.Typer(help="headrace: local stack and runs.", no_args_is_help=True, add_completion=False)
@@ -30,6 +31,7 @@ app.command()(pins)
 app.command()(backup)
 app.command("restore")(restore_command)
 app.command()(migrate)
+app.command("serve-index")(serve_index)
 
 
 @app.command()

@@ -10,6 +10,7 @@ the last write what every answer must be.
 """
 
 import contextlib
+import ctypes
 import json
 import math
 import mmap
@@ -154,10 +155,11 @@ PROMISED, ROUNDS, STOP, STEP = range(4)
 
 
 def forked(work: Callable[[], None]) -> int:
-    """Do something in a child process; its number."""
+    """Do something in a child process, which dies with its parent; its number."""
     child = os.fork()
     if child:
         return child
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     try:
         work()
     except BaseException as error:
@@ -281,11 +283,12 @@ def steps(folder: Path, count: int, seed: int) -> dict[str, Any]:
 
     Args:
         folder: a fresh one.
-        count: steps at most; 0 for all.
-        seed: of the history.
+        count: how many of the steps, drawn; 0 for all.
+        seed: of the history and the draw.
 
     Returns:
-        Steps, deaths, writes that returned and are gone, differences from the history, and files that nobody needs.
+        Steps at which it was killed, deaths, writes that returned and are gone, differences from the history, and files
+        that nobody needs.
     """
     history, told = History(seed), Told()
 
@@ -313,9 +316,10 @@ def steps(folder: Path, count: int, seed: int) -> dict[str, Any]:
             walk(place)
 
     os.waitpid(forked(lambda: counted(begun("all"), -1, "")), 0)
-    total = min(told[STEP], count or told[STEP])
+    every = range(told[STEP])
+    chosen = sorted(random.Random(seed).sample(every, count)) if count else every
     died, lost, wrong, left = 0, 0, [], []
-    for number in range(total):
+    for number in chosen:
         for how in ("before", "within", "after"):
             place = begun(f"{number}-{how}")
             told[STEP], told[PROMISED] = 0, 3
@@ -325,7 +329,7 @@ def steps(folder: Path, count: int, seed: int) -> dict[str, Any]:
                     lost += max(0, told[PROMISED] - live.sequence)
                     wrong += [f"{how} step {number}: {said}" for said in [history.differs(live)] if said]
             left += stray(place)
-    return {"steps": total, "killed": died, "lost": lost, "wrong": wrong, "stray": left}
+    return {"steps": len(chosen), "killed": died, "lost": lost, "wrong": wrong, "stray": left}
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """The retrieval system's configuration: it builds data, towers, index and judgement."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from models.feed.retrieval import judge as judging
 from models.feed.retrieval.batches import Batch, InteractionBatches, latest_items
 from models.feed.retrieval.cascade import MixtureSearching, tower_queries
 from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids
+from models.feed.retrieval.delta import LiveIndex
 from models.feed.retrieval.examine import examine
 from models.feed.retrieval.features import attribute_names, encode_attributes
 from models.feed.retrieval.generator import GeneratorConfig
@@ -211,6 +213,25 @@ class RetrievalConfig:
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
         """Replay sampled requests against the exact answer."""
         return judging.watch(product, self._source(data, network), self.judgement)
+
+    def open_live(self, payload: Payload, folder: Path, origin: str) -> LiveIndex:
+        """A published index for serving, with the writes that a folder holds; see `LiveIndex.open`.
+
+        Raises:
+            ValueError: the similarity is no inner product, and the service compares by nothing else.
+        """
+        if self.encoder.similarity.kind != "dot":
+            raise ValueError(
+                f"an index of SimilarityConfig.kind {self.encoder.similarity.kind!r} is not served over HTTP; "
+                "use `MixtureIndex` in Python."
+            )
+        return LiveIndex.open(folder, payload, origin=origin)
+
+    def application(self, source: Callable[[], tuple[LiveIndex, str]]) -> Any:
+        """The HTTP service of whatever `source` gives at the moment of a request: an index and its version."""
+        from models.feed.retrieval.service import service  # FastAPI takes a moment to import, and few need it
+
+        return service(source)
 
     def _source(self, data: Payload, network: torch.nn.Module | None) -> judging.Source:
         """What the index should hold, made again from data and network."""

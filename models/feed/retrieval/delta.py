@@ -372,6 +372,23 @@ class LiveIndex:
             os.close(lock)
         return cls(folder, write=True)
 
+    @classmethod
+    def open(cls, folder: str | Path, payload: Payload, *, origin: str) -> "LiveIndex":
+        """Open a folder for writing, made of the items if there is none; arguments and errors as in `create`.
+
+        Raises:
+            DamageError: the folder began with items of another origin, or a file differs from what was acknowledged.
+            LockedError: another process writes.
+        """
+        if not (Path(folder) / _DELTA).exists():
+            return cls.create(folder, payload, origin=origin)
+        live = cls(folder, write=True)
+        if live.origin != origin:
+            found = live.origin
+            live.close()
+            raise DamageError(f"{folder}: expected writes to {origin}, found those to {found}; name another folder.")
+        return live
+
     # --- what it is ---------------------------------------------------------------------------------------------------
 
     @property

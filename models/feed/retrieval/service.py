@@ -1,11 +1,12 @@
-"""An index over HTTP: search, upsert, delete, and what is being served.
+"""A live index over HTTP: search, upsert, delete, and what is being served.
 
 `service` makes an application of whatever gives the index of the moment. It asks once per request, so an answer speaks
 of one version, and a newer one is served from the next request on, without a restart. Whoever runs the application
 decides where it listens.
 
 A request that cannot be answered is told why: 400 for one that does not suit the index, 413 for one that is too large,
-422 for one that is no question at all, 503 when too many wait. None of them changes anything.
+422 for one that is no question at all, 503 when too many wait or the disk takes no more. None of them changes
+anything. A write that is answered is on the disk.
 
 Source: ours; LiNR's service (section 4) is native code inside LinkedIn.
 """
@@ -13,7 +14,7 @@ Source: ours; LiNR's service (section 4) is native code inside LinkedIn.
 import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,26 +23,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from models.common.configuration import check, setting
+from models.feed.retrieval.delta import DeltaError, LiveIndex
 from models.feed.retrieval.filter import FilterError
-from models.feed.retrieval.index import RetrievalIndex
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Where = str | None
+Where = str | dict[str, Any] | None
 Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
-
-
-class Served(NamedTuple):
-    """What is served at a moment.
-
-    Attributes:
-        index: the index.
-        version: its name, for people and logs.
-    """
-
-    index: RetrievalIndex
-    version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +58,16 @@ class Question(_Strict):
         json_schema_extra={
             "examples": [
                 {"queries": [[0.1, -0.2, 0.7]], "k": 2, "where": "lang in ('en', 'de') and year >= 2019"},
-                {"queries": [[0.1, -0.2, 0.7], [0.5, 0.5, 0.0]], "k": 2, "where": ["year == 2019", None]},
+                {"queries": [[0.1, -0.2, 0.7], [0.5, 0.5, 0.0]], "k": 2, "where": [{"year": {"$gte": 2019}}, None]},
             ]
         }
     )
 
     queries: list[Vector] = Field(min_length=1, description="Vectors of the index's dimension.")
     k: int = Field(10, ge=1, description="Results per query.")
-    where: Where | list[Where] = Field(None, description="One filter for all queries, or a list of one for each.")
+    where: Where | list[Where] = Field(
+        None, description="One filter for all queries, or a list of one for each; as text or as a dictionary."
+    )
 
 
 class Found(BaseModel):
@@ -149,23 +140,25 @@ class State(BaseModel):
 
 
 class Refusal(BaseModel):
-    """Why a request was not answered, and where in the filter's text."""
+    """Why a request was not answered, and where in the filter: a position in its text, a path in its dictionary."""
 
     detail: str
     position: int | None = None
+    path: str | None = None
 
 
 class _RefusedError(Exception):
-    def __init__(self, status: int, detail: str, position: int | None = None) -> None:
+    def __init__(self, status: int, detail: str, position: int | None = None, path: str | None = None) -> None:
         super().__init__(detail)
-        self.status, self.position = status, position
+        self.status, self.refusal = status, Refusal(detail=detail, position=position, path=path)
 
 
-def service(source: Callable[[], Served], limits: Limits | None = None) -> FastAPI:
+def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None = None) -> FastAPI:
     """The application.
 
     Args:
-        source: gives what is to be served; asked once per request, from several threads.
+        source: gives what is to be served, open for writing, and the name of its version; asked once per request, from
+            several threads.
         limits: how much a request may ask; None for the defaults.
 
     Returns:
@@ -181,7 +174,7 @@ def service(source: Callable[[], Served], limits: Limits | None = None) -> FastA
 
     @app.exception_handler(_RefusedError)
     async def refuse(_request: Request, error: _RefusedError) -> JSONResponse:
-        return _refusal(error.status, str(error), error.position)
+        return _refused(error.status, error.refusal)
 
     @app.post("/search")
     def search(question: Question) -> Answer:
@@ -189,7 +182,7 @@ def service(source: Callable[[], Served], limits: Limits | None = None) -> FastA
         _at_most("queries", len(question.queries), limits.queries)
         _at_most("k", question.k, limits.k)
         index, version = source()
-        vectors = _vectors(question.queries, index, "query")
+        vectors = _vectors(question.queries, index.index.dimension, "query")
         hits = _suited(lambda: index.search(vectors, question.k, question.where))
         results = []
         for ids, scores, passing in zip(*hits, strict=True):
@@ -202,10 +195,11 @@ def service(source: Callable[[], Served], limits: Limits | None = None) -> FastA
         """Insert items or replace them, all or none."""
         _at_most("items", len(wanted.items), limits.items)
         index, version = source()
-        vectors = _vectors([item.vector for item in wanted.items], index, "item")
+        vectors = _vectors([item.vector for item in wanted.items], index.index.dimension, "item")
         ids = np.array([item.id for item in wanted.items], np.int64)
-        table = _table([item.attributes for item in wanted.items], index.fields)
+        table = _table([item.attributes for item in wanted.items], index.index.fields)
         _suited(lambda: index.upsert(ids, vectors, table))
+        _suited(index.flush)
         return Written(version=version, items=len(np.unique(ids)))
 
     @app.post("/delete")
@@ -213,10 +207,12 @@ def service(source: Callable[[], Served], limits: Limits | None = None) -> FastA
         """Remove items; ids that are not there are passed over."""
         _at_most("ids", len(wanted.ids), limits.items)
         index, version = source()
-        return Written(version=version, items=index.delete(wanted.ids))
+        gone = _suited(lambda: index.delete(wanted.ids))
+        _suited(index.flush)
+        return Written(version=version, items=gone)
 
     @app.get("/explain")
-    def explain(where: Where = None) -> Explained:
+    def explain(where: str | None = None) -> Explained:
         """How many items a filter lets through, and how it would be answered."""
         index, version = source()
         return Explained(version=version, **_suited(lambda: index.explain(where)))
@@ -225,13 +221,14 @@ def service(source: Callable[[], Served], limits: Limits | None = None) -> FastA
     def state() -> State:
         """What is being served."""
         index, version = source()
-        return State(version=version, items=len(index), dimension=index.dimension, columns=dict(index.schema))
+        here = index.index
+        return State(version=version, items=len(here), dimension=here.dimension, columns=dict(here.schema))
 
     @app.get("/health")
     def health() -> dict[str, str]:
         """Whether searches are answered: one is made."""
         index, version = source()
-        index.search(np.zeros((1, index.dimension), np.float32), 1)
+        index.search(np.zeros((1, index.index.dimension), np.float32), 1)
         return {"status": "healthy", "version": version}
 
     return app
@@ -253,7 +250,7 @@ class _Guard:
             self.inside += not full
         if full:
             detail = f"{self.limits.waiting} requests are waiting already; ask again in a second."
-            await _refusal(503, detail, headers={"Retry-After": "1"})(scope, receive, send)
+            await _refused(503, Refusal(detail=detail), {"Retry-After": "1"})(scope, receive, send)
             return
         try:
             await self._limited(scope, receive, send)
@@ -272,7 +269,7 @@ class _Guard:
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self.limits.megabytes << 20:
                 detail = f"the body has more than {self.limits.megabytes} MB; send it in parts."
-                await _refusal(413, detail)(scope, receive, send)
+                await _refused(413, Refusal(detail=detail))(scope, receive, send)
                 return
         body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
 
@@ -286,10 +283,8 @@ class _Guard:
         await self.app(scope, again, send)
 
 
-def _refusal(
-    status: int, detail: str, position: int | None = None, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    return JSONResponse(Refusal(detail=detail, position=position).model_dump(), status, headers)
+def _refused(status: int, refusal: Refusal, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(refusal.model_dump(), status, headers)
 
 
 def _at_most(what: str, count: int, limit: int) -> None:
@@ -302,15 +297,17 @@ def _suited(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
     except FilterError as error:
-        raise _RefusedError(400, str(error), error.position) from error
+        raise _RefusedError(400, str(error), error.position, error.path) from error
     except ValueError as error:
         raise _RefusedError(400, str(error)) from error
+    except DeltaError as error:
+        raise _RefusedError(503, str(error)) from error
 
 
-def _vectors(lists: Sequence[Sequence[float]], index: RetrievalIndex, what: str) -> Any:
+def _vectors(lists: Sequence[Sequence[float]], dimension: int, what: str) -> Any:
     for number, numbers in enumerate(lists):
-        if len(numbers) != index.dimension:
-            raise _RefusedError(400, f"{what} {number} has {len(numbers)} numbers; the index has {index.dimension}.")
+        if len(numbers) != dimension:
+            raise _RefusedError(400, f"{what} {number} has {len(numbers)} numbers; the index has {dimension}.")
     with np.errstate(over="ignore"):  # what is too long is refused by the index, with its number
         return np.array(lists, np.float64).astype(np.float32)
 
@@ -329,6 +326,6 @@ def _table(rows: Sequence[Mapping[str, Any]], fields: pa.Schema) -> pa.Table:
             raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: got the text {wrong!r}.")
         try:
             columns.append(pa.array(values, field.type))
-        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: {error}") from error
     return pa.table(columns, schema=fields)
