@@ -16,7 +16,7 @@ import contextlib
 import ctypes
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -415,16 +415,27 @@ class RetrievalIndex(Growing):
                 self._alive -= len(gone)
         return len(gone)
 
-    def compact(self) -> None:
+    def compact(self, arrange: Callable[[NDArray[np.float32]], NDArray[np.int64]] | None = None) -> None:
         """Drop replaced and deleted rows, spare room, and dictionary entries that no item uses any more.
 
         Answers stay the same to the bit. Queries go on meanwhile; writes wait. Needs room for a second index.
+
+        Args:
+            arrange: takes the vectors in order of id, (N, D), and says in which order (N,) the rows shall stand; none
+                leaves them in order of id. `probing` has the rows of a list stand together.
 
         Source:
             LiNR's compacted snapshot (section 4), in memory.
         """
         with self._writing:
-            fresh = RetrievalIndex.restore(self.snapshot()).to(self.vectors.device)
+            items = self.snapshot()
+            if arrange is not None:
+                order = arrange(items["vectors"])
+                items = {
+                    name: part.take(order) if isinstance(part, pa.Table) else part[order]
+                    for name, part in items.items()
+                }
+            fresh = RetrievalIndex.restore(items).to(self.vectors.device)
             fresh._view()
             with self._publishing:
                 self.vectors, self.ids, self.live = fresh.vectors, fresh.ids, fresh.live
