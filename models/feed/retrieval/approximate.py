@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.feed.retrieval.attributes import Selection
-from models.feed.retrieval.engine import Best, Engine
-from models.feed.retrieval.index import RetrievalIndex, Where, _selected
+from models.feed.retrieval.engine import Best
+from models.feed.retrieval.index import Question as Exact
+from models.feed.retrieval.index import RetrievalIndex, Where
 
 SHARES = tuple(2.0 ** (-step / 2) for step in range(11))
 """Shares of passing rows that are measured; below the last of them an exact search costs little."""
@@ -56,25 +56,11 @@ class Estimated(NamedTuple):
     recall: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(Exact):
     """Queries, and the version of an index that answers them.
 
-    Attributes:
-        engine: codes of the rows; as long as it is the same object, rows that were there keep their numbers.
-        vectors: of shape (N, D), float32.
-        ids: of shape (N,), int64.
-        queries: of shape (B, D), float32.
-        k: results per query, K.
-        selections: of B filters; the same object for the same filter.
+    As long as its engine is the same object, rows that were there keep their numbers.
     """
-
-    engine: Engine
-    vectors: NDArray[np.float32]
-    ids: NDArray[np.int64]
-    queries: NDArray[np.float32]
-    k: int
-    selections: Sequence[Selection]
 
     @classmethod
     def of(
@@ -86,21 +72,12 @@ class Question:
             FilterError: a filter does not suit the columns.
             ValueError: as in `RetrievalIndex.search`, or the index is not on a CPU.
         """
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise ValueError(f"k must be an integer of at least 1, got {k!r}.")
-        if not isinstance(queries, np.ndarray):
-            raise ValueError(f"queries must be an array of shape (queries, dimension), got {type(queries).__name__}.")
-        asked = torch.from_numpy(np.ascontiguousarray(queries))
-        index._check_queries(asked)
-        view = index._view()
-        if view.fast is None:
-            raise ValueError(f"approximate search runs on a CPU, the index is on {view.vectors.device}; move it there.")
-        filters = index._filters(where, len(queries), view)
-        chosen = {bound: _selected(view, view.fast, bound) for bound in dict.fromkeys(filters)}
-        return cls(
-            view.fast.engine, view.vectors.detach().numpy(), view.ids.numpy(), asked.float().numpy(), k,
-            [chosen[bound] for bound in filters],
-        )  # fmt: skip
+        exact = index.question(queries, k, where)
+        if exact is None:
+            raise ValueError(
+                f"approximate search runs on a CPU, the index is on {index.vectors.device}; move it there."
+            )
+        return cls(**vars(exact))
 
     def share(self, query: int) -> float:
         """Which part of the rows passes a query's filter; deleted rows are rows that do not pass."""

@@ -75,8 +75,8 @@ class Engine:
 
     def __init__(self, dimension: int) -> None:
         self.rows = 0
-        self._codes = _aligned((0, LINE * -(-dimension // LINE)), np.uint8)
-        self._scales = _aligned((0,), np.float32)
+        self._codes = aligned_array((0, LINE * -(-dimension // LINE)), np.uint8)
+        self._scales = aligned_array((0,), np.float32)
         self._worst = np.zeros(2)
 
     def append(self, vectors: NDArray[np.float32], start: int) -> None:
@@ -93,7 +93,7 @@ class Engine:
         end = start + len(vectors)
         if end > len(self._codes):
             room = TILE * tiles_of(max(end, 2 * len(self._codes)))
-            codes, scales = _aligned((room, self._codes.shape[1]), np.uint8), _aligned((room,), np.float32)
+            codes, scales = aligned_array((room, self._codes.shape[1]), np.uint8), aligned_array((room,), np.float32)
             codes[: len(self._codes)], scales[: len(self._scales)] = self._codes, self._scales
             codes[len(self._codes) :], scales[len(self._scales) :] = 128, 0
             self._codes, self._scales = codes, scales
@@ -125,7 +125,7 @@ class Engine:
             Filter first, then score, is LiNR's V2 (section 3.1); two stages are its V3; that nothing is lost is ours.
         """
         best = Best.none(len(queries), k)
-        asked = _Asked.of(queries, self._worst, self._codes.shape[1])
+        asked = Asked.of(queries, self._worst, self._codes.shape[1])
         askers: defaultdict[int, list[int]] = defaultdict(list)
         for number, selection in enumerate(selections):
             askers[id(selection)].append(number)
@@ -147,16 +147,16 @@ class Engine:
                 bits = selection.as_bits(tiles_of(len(vectors)))
                 wide += [(number, bits) for number in members]
         question = _Question(self._codes, self._scales, asked, vectors, ids, best)
-        threads = _threads()
+        threads = threads_to_use()
         if len(narrow) == 1 and not wide and len(narrow[0][1]) >= _ROWS_FOR_THREADS:
             question.read(*narrow[0], threads)
         elif 0 < len(wide) <= GROUP and not narrow and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
             question.scan(wide, threads)
         else:
-            _do(
+            do_all(
                 [
-                    *(partial(question.read_each, part) for part in _parts(narrow, -(-len(narrow) // threads))),
-                    *(partial(question.scan, part, 1) for part in _parts(wide, GROUP)),
+                    *(partial(question.read_each, part) for part in parts_of(narrow, -(-len(narrow) // threads))),
+                    *(partial(question.scan, part, 1) for part in parts_of(wide, GROUP)),
                 ]
             )
         return best
@@ -165,7 +165,10 @@ class Engine:
         """The codes of some rows."""
         copy = object.__new__(Engine)
         room = TILE * tiles_of(len(rows))
-        copy._codes, copy._scales = _aligned((room, self._codes.shape[1]), np.uint8), _aligned((room,), np.float32)
+        copy._codes, copy._scales = (
+            aligned_array((room, self._codes.shape[1]), np.uint8),
+            aligned_array((room,), np.float32),
+        )
         np.take(self._codes, rows, axis=0, out=copy._codes[: len(rows)])
         np.take(self._scales, rows, out=copy._scales[: len(rows)])
         copy._codes[len(rows) :], copy._scales[len(rows) :] = 128, 0
@@ -197,7 +200,7 @@ class _Question(NamedTuple):
 
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
-    asked: "_Asked"
+    asked: "Asked"
     vectors: NDArray[np.float32]
     ids: NDArray[np.int64]
     best: Best
@@ -212,7 +215,7 @@ class _Question(NamedTuple):
         asked = self.asked
 
         def compete(first: int, last: int, into: Best) -> list[int]:
-            board = _Board(1, into.scores.shape[1])
+            board = Board(1, into.scores.shape[1])
             held = kernels.read_rows(
                 rows[first:last], self.codes, self.scales, asked.codes[number : number + 1],
                 asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors, self.ids,
@@ -229,7 +232,7 @@ class _Question(NamedTuple):
             ((number, bits),) = members
 
             def compete(first: int, last: int, into: Best) -> Sequence[int]:
-                board = _Board(1, into.scores.shape[1])
+                board = Board(1, into.scores.shape[1])
                 held = kernels.scan_for_one(
                     self.codes, self.scales, first, last, bits, asked.codes[number : number + 1],
                     asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors,
@@ -252,7 +255,7 @@ class _Question(NamedTuple):
         errors, factors = asked.errors[chosen], asked.factors[chosen]
 
         def compete_together(first: int, last: int, into: Best) -> Sequence[int]:
-            board, held = _Board(GROUP, into.scores.shape[1]), np.zeros(GROUP, np.int64)
+            board, held = Board(GROUP, into.scores.shape[1]), np.zeros(GROUP, np.int64)
             kernels.scan_for_group(
                 self.codes, self.scales, first, last, passing, codes, starts, errors, factors, self.vectors, self.ids,
                 precise, *into, held, board.near, board.rows, board.room, board.aligned,
@@ -279,7 +282,7 @@ class _Question(NamedTuple):
         def part(which: int) -> None:
             held[which] = list(compete(total * which // parts, total * (which + 1) // parts, found[which]))
 
-        _do([partial(part, which) for which in range(parts)])
+        do_all([partial(part, which) for which in range(parts)])
         for place, number in enumerate(numbers):
             best, count = self.best.of(number), 0
             for one, counts in zip(found, held, strict=True):
@@ -287,7 +290,7 @@ class _Question(NamedTuple):
             kernels.rank(*best, count)
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """Queries as the kernels want them; B of each.
 
     Attributes:
@@ -305,17 +308,17 @@ class _Asked(NamedTuple):
     precise: NDArray[np.float64]
 
     @classmethod
-    def of(cls, queries: NDArray[np.float32], worst: NDArray[np.float64], width: int) -> "_Asked":
+    def of(cls, queries: NDArray[np.float32], worst: NDArray[np.float64], width: int) -> "Asked":
         """Encode queries against rows whose greatest error and length are given."""
         count = len(queries)
-        codes, starts, factors = _aligned((count, width), np.int8), np.empty(count, np.int32), np.empty(count)
+        codes, starts, factors = aligned_array((count, width), np.int8), np.empty(count, np.int32), np.empty(count)
         errors = np.empty(count)
         codes[:] = 0
         kernels.encode_queries(queries, worst, codes, starts, factors, errors)
         return cls(codes, starts, factors, errors, queries.astype(np.float64))
 
 
-class _Board:
+class Board:
     """Room for the rows that may still be among the best of some queries."""
 
     def __init__(self, queries: int, k: int) -> None:
@@ -323,10 +326,10 @@ class _Board:
         self.near = np.empty((queries, places), np.float32)
         self.rows = np.empty((queries, places), np.int64)
         self.room = np.empty(places, np.float32)
-        self.aligned = _aligned((queries, TILE), np.float32)
+        self.aligned = aligned_array((queries, TILE), np.float32)
 
 
-def _aligned(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
+def aligned_array(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
     """An array that begins at a multiple of 64 bytes, so that no row lies on two lines of the cache."""
     size = math.prod(shape) * np.dtype(type_).itemsize
     raw = np.empty(size + LINE, np.uint8)
@@ -336,24 +339,24 @@ def _aligned(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
 
 
 def _taken(codes: NDArray[np.int8], chosen: Sequence[int]) -> NDArray[np.int8]:
-    found = _aligned((len(chosen), codes.shape[1]), np.int8)
+    found = aligned_array((len(chosen), codes.shape[1]), np.int8)
     found[:] = codes[chosen]
     return found
 
 
-def _parts(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+def parts_of(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """Cut a list into parts of a size; the last may be shorter, and none is empty."""
     for start in range(0, len(members), max(1, size)):
         yield members[start : start + size]
 
 
-def _do(work: Sequence[Callable[[], None]]) -> None:
+def do_all(work: Sequence[Callable[[], None]]) -> None:
     """Do all of it, by the threads that torch may use if there is more than one thing; an error of any is raised."""
-    if len(work) < 2 or _threads() < 2:
+    if len(work) < 2 or threads_to_use() < 2:
         for one in work:
             one()
         return
-    for done in [_pool(_threads()).submit(one) for one in work]:
+    for done in [_pool(threads_to_use()).submit(one) for one in work]:
         done.result()
 
 
@@ -367,13 +370,14 @@ def _warm() -> None:
     engine.search(vectors[:GROUP], 1, [everything] * GROUP, vectors, ids)
     engine.search(vectors[:2], 1, [everything, one], vectors, ids)
     engine.search(vectors[:GROUP], 1, [Selection(1, rows=one.as_rows())] * GROUP, vectors, ids)
-    asked = _Asked.of(vectors[:1], engine._worst, engine._codes.shape[1])
+    asked = Asked.of(vectors[:1], engine._worst, engine._codes.shape[1])
     question = _Question(engine._codes, engine._scales, asked, vectors, ids, Best.none(1, 1))
     question.scan([(0, everything.as_bits(len(engine._codes)))], 2)
     kernels.warm()
 
 
-def _threads() -> int:
+def threads_to_use() -> int:
+    """As many as torch may use."""
     return torch.get_num_threads()
 
 

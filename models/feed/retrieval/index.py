@@ -90,6 +90,32 @@ class _Fast(NamedTuple):
     orders: Orders
 
 
+@dataclass(frozen=True)
+class Question:
+    """Queries that were checked, and the rows among which a CPU finds their answers.
+
+    Attributes:
+        engine: the codes of the rows.
+        vectors: of shape (N, D), float32: the rows.
+        ids: of shape (N,), int64.
+        queries: of shape (B, D), float32.
+        k: results per query.
+        selections: B of them: the rows that pass; one object where several queries share a filter.
+    """
+
+    engine: Engine
+    vectors: NDArray[np.float32]
+    ids: NDArray[np.int64]
+    queries: NDArray[np.float32]
+    k: int
+    selections: Sequence[Selection]
+
+    def answer(self) -> tuple[Found, NDArray[np.int64]]:
+        """The exact answers, and how many items pass each query's filter."""
+        best = self.engine.search(self.queries, self.k, self.selections, self.vectors, self.ids)
+        return best, np.array([selection.count for selection in self.selections], dtype=np.int64)
+
+
 class Prepared(NamedTuple):
     """Rows that were checked and encoded, and that nothing can refuse any more.
 
@@ -275,7 +301,7 @@ class RetrievalIndex(Growing):
         with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
             asked = queries.detach().float()
             if view.fast is not None and view.card is None and asked.device.type == "cpu":
-                best, passed = self._answer_here(view, view.fast, asked.numpy(), k, where)
+                best, passed = self._question(view, view.fast, asked.numpy(), k, where).answer()
                 hits = Hits(torch.from_numpy(best.ids), torch.from_numpy(best.scores), torch.from_numpy(passed))
                 rows = torch.from_numpy(best.rows)
             else:
@@ -288,12 +314,9 @@ class RetrievalIndex(Growing):
 
     def search(self, queries: NDArray[np.float32], k: int, where: Where | Sequence[Where] = None) -> Hits[NDArray[Any]]:
         """`forward` for arrays: the same answer, as arrays and without gradients."""
-        if not isinstance(queries, np.ndarray):
-            raise ValueError(f"queries must be an array of shape (queries, dimension), got {_described(queries)}.")
-        self._check_question(queries, k)
-        view = self._view()
-        if view.fast is not None and view.card is None:
-            best, passed = self._answer_here(view, view.fast, queries.astype(np.float32, copy=False), k, where)
+        question = self.question(queries, k, where)
+        if question is not None:
+            best, passed = question.answer()
             return Hits(best.ids, best.scores, passed)
         with torch.no_grad():
             hits = self(torch.from_numpy(np.ascontiguousarray(queries)).to(self.vectors.device), k, where)
@@ -602,21 +625,34 @@ class RetrievalIndex(Growing):
         if not (queries.is_floating_point() if isinstance(queries, Tensor) else queries.dtype.kind == "f"):
             raise ValueError(f"queries must be of a floating type, got {queries.dtype}; convert them to float32.")
 
-    def _answer_here(
+    def question(
+        self, queries: NDArray[np.float32], k: int, where: Where | Sequence[Where] = None
+    ) -> "Question | None":
+        """What `search` would answer, for who answers it in another way; None where it is not a CPU that answers.
+
+        Arguments, errors and source are those of `search`.
+        """
+        if not isinstance(queries, np.ndarray):
+            raise ValueError(f"queries must be an array of shape (queries, dimension), got {_described(queries)}.")
+        self._check_question(queries, k)
+        view = self._view()
+        if view.fast is None or view.card is not None:
+            return None
+        return self._question(view, view.fast, queries.astype(np.float32, copy=False), k, where)
+
+    def _question(
         self, view: _View, fast: _Fast, queries: NDArray[np.float32], k: int, where: Where | Sequence[Where]
-    ) -> tuple[Found, NDArray[np.int64]]:
-        """Answers on a CPU, and how many items pass each query's filter."""
+    ) -> Question:
         _check_lengths(_lengths(queries))
         filters = self._filters(where, len(queries))
         chosen: dict[Filter, Selection] = {}
         for one in filters:
             if one not in chosen:
                 chosen[one] = _selected(view, fast, one)
-        selections = [chosen[one] for one in filters]
-        best = fast.engine.search(
-            np.ascontiguousarray(queries), k, selections, view.vectors.detach().numpy(), view.ids.numpy()
-        )
-        return best, np.array([selection.count for selection in selections], dtype=np.int64)
+        return Question(
+            fast.engine, view.vectors.detach().numpy(), view.ids.numpy(), np.ascontiguousarray(queries), k,
+            [chosen[one] for one in filters],
+        )  # fmt: skip
 
     def _suited(self, attributes: pa.Table | None) -> pa.Table:
         """The table with the index's columns, in their order and types."""

@@ -26,6 +26,7 @@ for Nearest Neighbor Search", section IV; lists as runs of the index, and what t
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from models.feed.retrieval import kernels
 from models.feed.retrieval.approximate import Estimated, Question, Recall, measure
 from models.feed.retrieval.attributes import Bits, tiles_of
-from models.feed.retrieval.engine import Best, Engine, _Asked, _Board, _bound, _do, _parts, _threads
+from models.feed.retrieval.engine import Asked, Best, Board, Engine, do_all, parts_of, threads_to_use
 from models.feed.retrieval.index import RetrievalIndex, Where
 from models.feed.retrieval.kernels import compiled
 
@@ -216,12 +217,12 @@ class Probing:
     ) -> None:
         """Answer queries from their nearest lists; those of a group share a filter."""
         engine = question.engine
-        asked = _Asked.of(question.queries, engine._worst, engine._codes.shape[1])
+        asked = Asked.of(question.queries, engine._worst, engine._codes.shape[1])
         near = question.queries @ self._directions.T
 
         def probe(part: tuple[Sequence[int], Bits]) -> None:
             members, bits = part
-            board = _Board(1, question.k)
+            board = Board(1, question.k)
             probe_lists(
                 np.asarray(members), wanted, near, self._starts, engine._codes, engine._scales, bits,
                 len(question.vectors), question.share(members[0]), asked.codes, asked.starts, asked.errors,
@@ -232,9 +233,9 @@ class Probing:
         work = []
         for group in groups:
             bits = question.selections[group[0]].as_bits(tiles_of(len(question.vectors)))
-            for members in _parts(group, -(-len(group) // _threads())):
-                work.append(_bound(probe, (members, bits)))
-        _do(work)
+            for members in parts_of(group, -(-len(group) // threads_to_use())):
+                work.append(partial(probe, (members, bits)))
+        do_all(work)
 
 
 def cluster(vectors: NDArray[np.float32], lists: int, *, seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

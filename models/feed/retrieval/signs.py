@@ -25,6 +25,7 @@ rounding.
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from models.feed.retrieval import kernels
 from models.feed.retrieval.approximate import Estimated, Question, Recall, measure
 from models.feed.retrieval.attributes import Bits, tiles_of
-from models.feed.retrieval.engine import Best, Engine, _aligned, _bound, _do, _parts, _threads
+from models.feed.retrieval.engine import Best, Engine, aligned_array, do_all, parts_of, threads_to_use
 from models.feed.retrieval.index import RetrievalIndex, Where
 from models.feed.retrieval.kernels import TILE, compiled
 
@@ -179,7 +180,7 @@ class Signs:
                     kernels.rank(*best.of(number), held)
 
             known = [(number, rows[:count]) for number, rows, count in zip(members, near_rows, counts, strict=True)]
-            _do([_bound(settle, part) for part in _parts(known, -(-len(known) // _threads()))])
+            do_all([partial(settle, part) for part in parts_of(known, -(-len(known) // threads_to_use()))])
         return question.estimated(best, promised)
 
     def _candidates(
@@ -207,9 +208,9 @@ class Signs:
         work = []
         for group in shared.values():
             bits = question.selections[members[group[0]]].as_bits(tiles_of(len(question.vectors)))
-            for part in _parts(group, -(-len(group) // _threads())):
-                work.append(_bound(scan, (part, bits)))
-        _do(work)
+            for part in parts_of(group, -(-len(group) // threads_to_use())):
+                work.append(partial(scan, (part, bits)))
+        do_all(work)
         return near, near_rows, counts
 
     def _planes(self, queries: NDArray[np.float32]) -> NDArray[np.uint32]:
@@ -240,7 +241,7 @@ class Signs:
         return held
 
     def _nothing(self, engine: Engine) -> "_Held":
-        codes, factors = _aligned((0, self.bits // WORD, TILE), np.uint32), _aligned((0,), np.uint16)
+        codes, factors = aligned_array((0, self.bits // WORD, TILE), np.uint32), aligned_array((0,), np.uint16)
         centre = np.zeros(self.index.dimension, np.float32)
         return _Held(engine, 0, centre, codes, factors, self.method == "rotation")
 
@@ -281,8 +282,8 @@ class _Held(NamedTuple):
         if rows <= TILE * len(self.codes):
             return self
         tiles = tiles_of(max(rows, 2 * self.rows))
-        codes = _aligned((tiles, *self.codes.shape[1:]), np.uint32)
-        factors = _aligned((TILE * tiles * self.scaled,), np.uint16)
+        codes = aligned_array((tiles, *self.codes.shape[1:]), np.uint32)
+        factors = aligned_array((TILE * tiles * self.scaled,), np.uint16)
         codes[: len(self.codes)], factors[: len(self.factors)] = self.codes, self.factors
         codes[len(self.codes) :], factors[len(self.factors) :] = 0, 0
         return self._replace(codes=codes, factors=factors)

@@ -138,7 +138,7 @@ def test_threads_share_the_rows_of_few_queries_without_a_difference(
     monkeypatch.setattr(module, "_TILES_FOR_THREADS", 1)
     monkeypatch.setattr(module, "_ROWS_FOR_THREADS", 1)
     for threads in (1, 2, 3, 7):
-        monkeypatch.setattr(module, "_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(module, "threads_to_use", lambda threads=threads: threads)
         check(asked, 100, masks, vectors, ids)
 
 
@@ -219,8 +219,8 @@ def test_a_processor_without_the_instruction_gets_the_same_integers(
 ) -> None:
     """The tile kernel, generated both ways, on all bytes that there are."""
     random = np.random.default_rng(11)
-    codes, scales = module._aligned((16, width), np.uint8), module._aligned((16,), np.float32)
-    asked, scores = module._aligned((queries, width), np.int8), module._aligned((queries, 16), np.float32)
+    codes, scales = module.aligned_array((16, width), np.uint8), module.aligned_array((16,), np.float32)
+    asked, scores = module.aligned_array((queries, width), np.int8), module.aligned_array((queries, 16), np.float32)
     codes[:], scales[:] = random.integers(0, 256, codes.shape), 2.0 ** random.integers(-3, 4, 16)
     asked[:] = random.integers(-127, 128, asked.shape)
     starts = random.integers(-(2**20), 2**20, queries).astype(np.int32)
