@@ -230,3 +230,29 @@ def test_a_gateway_that_refuses_is_not_taken_for_absence(away: Server) -> None:
     for code, absent in ((413, False), (403, False), (429, True), (408, True), (502, True)):
         assert outbox.absence(MlflowException(f"{words} {code} != 200. Response body: ''")) is absent, code
     assert outbox.absence(MlflowException("API request failed with exception HTTPConnectionPool"))
+
+
+def test_runs_that_note_the_same_dataset_at_one_moment_all_succeed(away: Server) -> None:
+    """MLflow looks for a dataset before it inserts one, and two that look at once both insert."""
+    away.start()
+    targets = [outbox.Target(experiment="toy", flow_run_id=str(uuid.uuid4()), name=f"run {i}") for i in range(6)]
+    runs = [outbox.write(target, "running") for target in targets]
+    for version in range(8):
+        ready, refused = threading.Barrier(len(targets)), list[Exception]()
+
+        def note(target: outbox.Target, version: int = version, ready: threading.Barrier = ready) -> None:
+            ready.wait()
+            try:
+                outbox.write(target, "dataset", name="toy", version=f"v{version}", location="there", context="training")
+            except Exception as error:
+                refused.append(error)  # noqa: B023 - joined within this turn
+
+        threads = [threading.Thread(target=note, args=(target,)) for target in targets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not refused
+    for run_id in runs:
+        inputs = mlflow_client().get_run(run_id).inputs.dataset_inputs
+        assert sorted(entry.dataset.digest for entry in inputs) == [f"v{version}" for version in range(8)]
