@@ -233,7 +233,6 @@ def _tags(client: "MlflowClient", run_id: str, arguments: Mapping[str, Any]) -> 
 
 def _dataset(client: "MlflowClient", run_id: str, arguments: Mapping[str, Any]) -> None:
     from mlflow.entities import Dataset, DatasetInput, InputTag
-
     from mlflow.exceptions import MlflowException
 
     source = json.dumps({"uri": arguments["location"]})
