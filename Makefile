@@ -15,6 +15,10 @@ HEADRACE := $(BIN)/python -m infra.cli
 WHEELS      := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH_INDEX := $(if $(and $(WHEELS),$(filter cpu,$(TORCH))),,--index-url https://download.pytorch.org/whl/$(TORCH))
 
+# The interpreter of GPU kernels; a CUDA build of torch brings the triton that it was made for.
+COMMA  := ,
+EXTRAS := dev$(if $(filter cpu,$(TORCH)),$(COMMA)interpreter)
+
 .PHONY: run test check bench prove up down check-data doctor scale-out browse setup
 
 run: setup
@@ -71,5 +75,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/python -m pip install --quiet $(TORCH_INDEX) --constraint constraints.txt torch
 	@echo "installing headrace and what it needs into .venv; takes some minutes"
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@

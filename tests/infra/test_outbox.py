@@ -234,7 +234,6 @@ def test_a_gateway_that_refuses_is_not_taken_for_absence(away: Server) -> None:
 
 def test_runs_that_note_the_same_dataset_at_one_moment_all_succeed(away: Server) -> None:
     """MLflow looks for a dataset before it inserts one, and two that look at once both insert."""
-    away.start()
     targets = [outbox.Target(experiment="toy", flow_run_id=str(uuid.uuid4()), name=f"run {i}") for i in range(6)]
     runs = [outbox.write(target, "running") for target in targets]
     for version in range(8):

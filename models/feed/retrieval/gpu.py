@@ -19,6 +19,7 @@ Source: LiNR filters, scores and selects by an operator each (sections 3.1 and 3
 (V3); one reading with floors, and the bound, are ours.
 """
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -74,6 +75,10 @@ _SAMPLE = 64
 """Chunks from which `Signs` learns how many signs the rows to be kept have in common with a query."""
 
 
+_COMPILES = ((3, 6), (3, 7))
+"""Versions of triton whose compiler takes our kernels; those of 3.8 and 3.9 end in an assertion of their own."""
+
+
 def usable(device: torch.device, dimension: int) -> bool:
     """Whether rows there, of such a dimension, can be searched: on a CUDA device, where triton can launch kernels."""
     return device.type == "cuda" and dimension <= LARGEST and _launches()
@@ -81,10 +86,19 @@ def usable(device: torch.device, dimension: int) -> bool:
 
 @cache
 def _launches() -> bool:
-    """Whether triton is there, and what it builds its launcher with: a C compiler and the headers of Python."""
+    """Whether a triton is there that compiles our kernels, and what it builds its launcher with: a C compiler and the
+    headers of Python."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    return importlib.util.find_spec("triton") is not None and compiler is not None and headers.exists()
+    return _triton() in _COMPILES and compiler is not None and headers.exists()
+
+
+def _triton() -> tuple[int, int]:
+    """Which triton is there; (0, 0) for none."""
+    if importlib.util.find_spec("triton") is None:
+        return 0, 0
+    major, minor = importlib.metadata.version("triton").split(".")[:2]
+    return int(major), int(minor)
 
 
 # --- which rows pass --------------------------------------------------------------------------------------------------

@@ -538,6 +538,9 @@ def test_only_a_cuda_device_with_triton_is_a_card(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": there})
     assert not gpu.usable(torch.device("cpu"), 64)
     assert not gpu.usable(card, gpu.LARGEST + 1)
+    for version, usable in ("3.6.0", True), ("3.7.1", True), ("3.8.0", False), ("3.10.0+git1", False):
+        monkeypatch.setattr("importlib.metadata.version", lambda _, version=version: version)
+        assert gpu.usable(card, 64) is usable
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     assert not gpu.usable(card, 64)
 
