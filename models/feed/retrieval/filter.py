@@ -23,7 +23,7 @@ and `parse` reads it back.
 Keywords may be in capitals. Text is compared by code point, exactly as stored: no case folding, no normal form.
 
     dictionary := {entry, ...}                       at least one; all hold
-    entry      := column: value                      equal to it; on a column of lists: has it
+    entry      := column: value                      equal to it; on a column of lists: has it; no column named $...
                 | column: {operator: operand, ...}   at least one; all hold
                 | "$and" | "$or" | "$nor": [dictionary, ...]
                 | "$not": dictionary

@@ -24,6 +24,7 @@ from models.feed.retrieval.filter import (
     Kind,
     Not,
     Or,
+    Predicate,
     all_of,
     as_filter,
     bind,
@@ -359,7 +360,10 @@ def as_dict(where: Filter) -> dict[str, Any]:
 
 
 sayable = st.recursive(
-    predicates.filter(lambda where: not isinstance(where, Everything | Between)),
+    # a dictionary cannot name a column that begins like an operator
+    predicates.filter(lambda where: isinstance(where, Predicate) and not isinstance(where, Between)).filter(
+        lambda where: not where.column.startswith("$")
+    ),
     lambda inner: st.one_of(
         st.builds(Not, inner),
         st.builds(And, st.lists(inner, min_size=2, max_size=3).map(tuple)),
