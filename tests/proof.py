@@ -1,7 +1,8 @@
 """The engine of `make prove`: what is measured once is kept, and a page says what was found.
 
 Each piece of a section (a moment of the kills, a seed of the quality) is kept under HEADRACE_HOME/prove as soon as it
-is there, by the digest of the code, so that a proof that was interrupted goes on where it was. Other code begins anew.
+is there, by the digest of the code, so that a proof that was interrupted goes on where it was. Other code begins anew;
+what only an older code was measured with is shown as that.
 """
 
 import hashlib
@@ -88,6 +89,16 @@ class Proof:
         file = self._file(section, piece)
         kept: Found | None = json.loads(file.read_text()) if file.exists() else None
         return kept if kept and kept["by"] == section.tests_digest else None
+
+    def older(self, section: "Section", pieces: Sequence[str]) -> tuple[str, dict[str, Found]] | None:
+        """The last other code with which the same tests measured all of a section, and what was found."""
+        folders = [folder for folder in self.folder.parent.glob("*") if folder.name != self.digest[:12]]
+        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
+            then = Proof(self.subject, folder.name)
+            found = {piece: known for piece in pieces if (known := then.known(section, piece)) is not None}
+            if len(found) == len(pieces):
+                return folder.name, found
+        return None
 
     def keep(self, section: "Section", piece: str, found: Found, seconds: float) -> Found:
         """Keep what was found.
@@ -197,8 +208,12 @@ def write(proof: Proof, found: Mapping[str, Mapping[str, Found]], command: str) 
         sections += [f"## {section.title}", ""]
         expected, have = section.pieces(proof), found[section.name]
         if not have:
-            sections += ["Not run with this code.", ""]
-            continue
+            older = proof.older(section, list(expected))
+            if older is None:
+                sections += ["Not run with this code.", ""]
+                continue
+            then, have = older
+            sections += [f"**Measured with older code, `{then}`, and not yet with this.**", ""]
         report = section.report(have)
         missed += report.missed
         sections += [*report.lines, ""]
