@@ -49,7 +49,7 @@ from playwright.sync_api import (
 from rich.console import Console
 from rich.table import Table
 
-from infra.automations import DEAD
+from infra.automations import DEAD, STILLBORN
 from infra.manifest import code_digest
 from infra.settings import PROJECT
 from tests.operations import Stack, learning, stack
@@ -584,14 +584,14 @@ def look_at_image(visit: Visit, page: Page) -> None:
 def look_at_automations(visit: Visit) -> None:
     """What happens by itself is named, and on."""
     described = yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-    names = [DEAD, *(trigger["name"] for one in described for trigger in one.get("triggers", ()))]
+    names = [DEAD, STILLBORN, *(trigger["name"] for one in described for trigger in one.get("triggers", ()))]
     with visit.at("automations") as page:
         page.goto(f"{visit.prefect}/automations")
         visit.see_text("ours are there by name", page.locator("body"), *names)
         switches = page.get_by_role("switch").all()
         on = sum(one.get_attribute("aria-checked") == "true" for one in switches)
         visit.see("all of them are on", on == len(names), f"{on} of {len(switches)} on")
-        words = ("stays in", "for 1 minute 30 seconds", "Crashed", "Run deployment:")
+        words = ("is silent for 90 s", "nothing is heard for 10 minutes", "Crashed", "Run deployment:")
         visit.see_text("what they wait for and what they do", page.locator("body"), *words)
 
 
