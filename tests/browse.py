@@ -673,7 +673,7 @@ def look_at_registry(visit: Visit, product: str, live: str) -> None:
         page.keyboard.press("Escape")  # what MLflow wants to say about its new pages
         link.click()
         row = page.locator("tr, [role=row]", has_text="@ champion")
-        visit.see_text("the version that is live is the champion", row, f"version : {live}", "certificate")
+        visit.see_text("the version that is live is the champion", row, "version", live, "certificate")
         visit.see(
             "the registered name says what it is",
             soon(page, lambda: registered in seen(page.locator("h1, h2"))),
