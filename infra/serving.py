@@ -23,7 +23,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 import typer
 
 from infra import terminal
-from infra.refs import Index
+from infra.refs import Index, Model
 from infra.settings import settings
 from infra.store import Store, StoreError, open_store
 
@@ -87,7 +87,12 @@ class Live:
         return self._now
 
     def _configured(self, index: Index) -> Servable:
-        configuration = self._store.open(index).manifest.rebuild_configuration()
+        manifest = self._store.open(index).manifest
+        configuration = manifest.rebuild_configuration()
+        if Model.kind in manifest.inputs:
+            model = self._store.open(manifest.input(Model, self._store.root))
+            if why := getattr(model.manifest.rebuild_configuration(), "unserved", ""):
+                raise StoreError(f"{index} is not served: {why}.")
         if not (hasattr(configuration, "open_live") and hasattr(configuration, "application")):
             raise StoreError(f"{type(configuration).__name__}, which made {index}, does not say how it is served.")
         found: Servable = configuration

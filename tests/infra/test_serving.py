@@ -19,7 +19,7 @@ from fastapi.testclient import TestClient
 
 from infra import serving
 from infra.manifest import Manifest, describe
-from infra.refs import Index
+from infra.refs import Index, Model, Ref
 from infra.serving import HOST, Live, guarded
 from infra.store import IntegrityError, NotPublishedError, Store, StoreError, open_store
 from models.feed.retrieval import config
@@ -32,11 +32,11 @@ ITEM = {"id": 7000, "vector": [9.0, 0, 0], "attributes": {"year": 1999}}
 ASK = {"queries": [[1, 0, 0]], "k": 3, "where": "year == 1999"}
 
 
-def written(store: Store, seed: int) -> Index:
+def written(store: Store, seed: int, *inputs: Ref) -> Index:
     random = np.random.default_rng(seed)
     vectors, years = random.normal(size=(47, 3)).astype(np.float32), pa.table({"year": 2000 + np.arange(47)})
     payload = RetrievalIndex.build(vectors, np.arange(47), years).snapshot()
-    return store.write(Index, payload, describe(Index, NAME, config.tiny()))
+    return store.write(Index, payload, describe(Index, NAME, config.tiny().index, inputs))
 
 
 def published(store: Store, seed: int) -> Index:
@@ -143,6 +143,19 @@ def test_a_version_that_was_replaced_stays_open_for_a_while_and_is_then_closed(
         store.rollback("index", NAME)
         live.look()
         assert client.post("/search", json=ASK).json()["results"][0]["ids"] == [7000]
+
+
+def test_an_index_that_is_not_compared_by_inner_products_is_not_served(store: Store) -> None:
+    mixed = config.EncoderConfig(similarity=config.SimilarityConfig(kind="mixture"))
+    for encoder, served in (config.EncoderConfig(), True), (mixed, False):
+        model = store.write(Model, {"training": {"sizes": {}}}, describe(Model, NAME, encoder))
+        store.publish(written(store, 1, model), CERTIFICATE)
+        if served:
+            with client_of(Live(store, NAME)) as client:
+                assert client.get("/health").status_code == 200
+        else:
+            with pytest.raises(StoreError, match=r"is not served: .*kind is 'mixture'"):
+                Live(store, NAME)
 
 
 def test_two_services_never_write_to_one_version(store: Store) -> None:

@@ -67,6 +67,13 @@ class EncoderConfig:
         """The validation metric by which the best epoch is kept."""
         return "hit_rate_at_50"
 
+    @property
+    def unserved(self) -> str:
+        """Why an index of these towers is not served over HTTP; empty when it is."""
+        if self.similarity.kind == "dot":
+            return ""
+        return f"the service compares by inner products, and SimilarityConfig.kind is {self.similarity.kind!r}"
+
     def sizes(self, data: Payload) -> Mapping[str, int]:
         """Numbers of users, items and attribute codes."""
         features = encode_attributes(data["items"])
@@ -147,6 +154,16 @@ class IndexConfig:
             )
         return RetrievalIndex.build(item_vectors(data, network), index_ids(data), self.filterable(data)).snapshot()
 
+    def open_live(self, payload: Payload, folder: Path, origin: str) -> LiveIndex:
+        """A published index for serving, with the writes that a folder holds; see `LiveIndex.open`."""
+        return LiveIndex.open(folder, payload, origin=origin)
+
+    def application(self, source: Callable[[], tuple[LiveIndex, str]]) -> Any:
+        """The HTTP service of whatever `source` gives at the moment of a request: an index and its version."""
+        from models.feed.retrieval.service import service  # FastAPI takes a moment to import, and few need it
+
+        return service(source)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
@@ -213,25 +230,6 @@ class RetrievalConfig:
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
         """Replay sampled requests against the exact answer."""
         return judging.watch(product, self._source(data, network), self.judgement)
-
-    def open_live(self, payload: Payload, folder: Path, origin: str) -> LiveIndex:
-        """A published index for serving, with the writes that a folder holds; see `LiveIndex.open`.
-
-        Raises:
-            ValueError: the similarity is no inner product, and the service compares by nothing else.
-        """
-        if self.encoder.similarity.kind != "dot":
-            raise ValueError(
-                f"an index of SimilarityConfig.kind {self.encoder.similarity.kind!r} is not served over HTTP; "
-                "use `MixtureIndex` in Python."
-            )
-        return LiveIndex.open(folder, payload, origin=origin)
-
-    def application(self, source: Callable[[], tuple[LiveIndex, str]]) -> Any:
-        """The HTTP service of whatever `source` gives at the moment of a request: an index and its version."""
-        from models.feed.retrieval.service import service  # FastAPI takes a moment to import, and few need it
-
-        return service(source)
 
     def _source(self, data: Payload, network: torch.nn.Module | None) -> judging.Source:
         """What the index should hold, made again from data and network."""
