@@ -38,11 +38,8 @@ _log = logging.getLogger("uvicorn.error")
 class Open(Protocol):
     """A product that is being served."""
 
-    def flush(self) -> None:
-        """Bring every write to the disk."""
-
     def close(self) -> None:
-        """Let go of its files."""
+        """Bring every write to the disk, and let go of the files whether that went well or not."""
 
 
 class Servable(Protocol):
@@ -134,11 +131,10 @@ class Live:
         """Close the versions that were replaced before a moment."""
         for version in [version for version, moment in self._replaced.items() if moment < before]:
             del self._replaced[version]
-            product = self._open.pop(version).product
             try:
-                product.flush()
-            finally:
-                product.close()
+                self._open.pop(version).product.close()
+            except Exception as error:  # what was answered is on the disk already; the others are to be served on
+                _log.error("the last writes to %s may not be on the disk: %s", version, error)
 
     @contextlib.contextmanager
     def following(self) -> Iterator[None]:

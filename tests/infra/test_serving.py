@@ -145,6 +145,24 @@ def test_a_version_that_was_replaced_stays_open_for_a_while_and_is_then_closed(
         assert client.post("/search", json=ASK).json()["results"][0]["ids"] == [7000]
 
 
+def test_a_disk_that_takes_no_more_from_a_replaced_version_does_not_end_the_following(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full() -> None:
+        raise DeltaError("no space left")
+
+    first = published(store, 1)
+    live = Live(store, NAME)
+    monkeypatch.setattr(serving, "GRACE_S", 0.0)
+    with client_of(live) as client:
+        monkeypatch.setattr(live()[0], "flush", full)
+        for seed in (2, 3):
+            version = published(store, seed)
+            assert live.look()
+            assert client.get("/version").json()["version"] == str(version)
+    assert f"the last writes to {first.version} may not be on the disk: no space left" in caplog.text
+
+
 def test_an_index_that_is_not_compared_by_inner_products_is_not_served(store: Store) -> None:
     mixed = config.EncoderConfig(similarity=config.SimilarityConfig(kind="mixture"))
     for encoder, served in (config.EncoderConfig(), True), (mixed, False):
