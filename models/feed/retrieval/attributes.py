@@ -51,9 +51,13 @@ Bits = NDArray[np.uint16]
 RowNumbers = NDArray[np.int64]
 Pieces = Sequence[tuple[int, int]]
 
-FEW = 32
-"""A filter is answered with row numbers when at most one row in so many passes: about where reading rows here and there
-costs what reading all codes does (measured at D = 64)."""
+FEW = 4
+"""One query is answered from row numbers when at most one row in so many passes: about where reading rows here and
+there costs what reading all codes does (measured at D = 64 on two threads)."""
+
+_FEWER = 4
+"""Several queries share what reading all codes costs: there must be so many times fewer, or as many times as there are
+queries."""
 
 _ROUGH = (HasAll, GeoWithin, GeoBox)
 """Predicates that an order has candidates for, of which some may not pass."""
@@ -104,6 +108,11 @@ class Selection:
         found = np.empty(self.count, np.int64)
         kernels.rows_of(self.bits, found)
         return found
+
+
+def few(passing_rows: int, rows: int, queries: int) -> bool:
+    """Whether so many passing rows are few enough to be read by their numbers."""
+    return passing_rows * FEW * min(queries, _FEWER) <= rows
 
 
 def tiles_of(rows: int) -> int:
@@ -343,7 +352,9 @@ class Candidates(NamedTuple):
         return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
 
 
-def select(where: Filter, columns: Mapping[str, Column], orders: Orders, live: Tensor, *, all_live: bool) -> Selection:
+def select(
+    where: Filter, columns: Mapping[str, Column], orders: Orders, live: Tensor, *, all_live: bool, queries: int = 1
+) -> Selection:
     """The rows that pass a bound filter and are live.
 
     Args:
@@ -352,13 +363,14 @@ def select(where: Filter, columns: Mapping[str, Column], orders: Orders, live: T
         orders: of the same columns, over at most N rows.
         live: of shape (N,), bool.
         all_live: whether every row is live, so that nobody need look.
+        queries: how many are asked together.
 
     Returns:
         Exactly those rows.
     """
     total, later = len(live), len(live) - orders.rows
     candidates = orders.candidates(where)
-    if candidates.where is not None and (candidates.most + later) * FEW <= total:
+    if candidates.where is not None and few(candidates.most + later, total, queries):
         rows = np.concatenate([candidates.rows(), np.arange(orders.rows, total)]) if later else candidates.rows()
         if later or not isinstance(where, Predicate) or isinstance(where, _ROUGH):
             numbers = torch.from_numpy(rows)

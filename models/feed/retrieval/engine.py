@@ -9,6 +9,7 @@ Shapes: N rows, T = N / 16 tiles, d dimension, D the same padded to a multiple o
 
 import math
 import os
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 
 from models.feed.retrieval import kernels
-from models.feed.retrieval.attributes import FEW, Bits, RowNumbers, Selection, tiles_of
+from models.feed.retrieval.attributes import FEW, Bits, RowNumbers, Selection, few, tiles_of
 from models.feed.retrieval.kernels import GROUP, LINE, TILE
 
 T = TypeVar("T")
+Counts = Sequence[int] | NDArray[np.int64]
 
 _BOARD = 4
 """Places on a board for each result; below some hundreds they cost nothing."""
@@ -35,8 +37,12 @@ _COPY = 60
 _TILES_FOR_THREADS = 2**12
 """Tiles for one group of queries from which on threads share them: below, that costs more than it saves."""
 
-_ROWS_FOR_THREADS = 2**12
-"""The same for the rows that are read for one query."""
+_BYTES_FOR_THREADS = 2**21
+"""The same for the codes that are read here and there for one query."""
+
+
+_READ_TOGETHER = 2**20
+"""Row numbers that are joined at most for one call."""
 
 
 class Best(NamedTuple):
@@ -130,6 +136,7 @@ class Engine:
         for number, selection in enumerate(selections):
             askers[id(selection)].append(number)
         narrow, wide = list[tuple[int, RowNumbers]](), list[tuple[int, Bits]]()
+        shared = list[tuple[list[int], Bits]]()
         for members in askers.values():
             selection = selections[members[0]]
             if not selection.count:
@@ -140,26 +147,38 @@ class Engine:
                 found = self._copied(rows).search(queries[members], k, everything, vectors[rows], ids[rows])
                 best.scores[members], best.ids[members] = found.scores, found.ids
                 best.rows[members] = np.where(found.rows < 0, -1, rows[found.rows])
-            elif selection.count * FEW <= len(vectors):
+            elif few(selection.count, len(vectors), len(queries)):
                 rows = selection.as_rows()
                 narrow += [(number, rows) for number in members]
             else:
                 bits = selection.as_bits(tiles_of(len(vectors)))
-                wide += [(number, bits) for number in members]
+                if len(members) > GROUP:
+                    shared.append((members, bits))
+                else:
+                    wide += [(number, bits) for number in members]
         question = _Question(self._codes, self._scales, asked, vectors, ids, best)
         threads = threads_to_use()
-        if len(narrow) == 1 and not wide and len(narrow[0][1]) >= _ROWS_FOR_THREADS:
+        alone = len(narrow) + len(wide) <= GROUP and not shared
+        if alone and len(narrow) == 1 and not wide and self._bytes_of(narrow) >= _BYTES_FOR_THREADS:
             question.read(*narrow[0], threads)
-        elif 0 < len(wide) <= GROUP and not narrow and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
+        elif alone and wide and not narrow and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
             question.scan(wide, threads)
         else:
             do_all(
                 [
-                    *(partial(question.read_each, part) for part in parts_of(narrow, -(-len(narrow) // threads))),
+                    *(partial(question.read_each, part) for part in _shares(narrow, threads)),
+                    *(
+                        partial(question.scan_each, part, bits)
+                        for members, bits in shared
+                        for part in parts_of(members, GROUP * -(-len(members) // (GROUP * threads)))
+                    ),
                     *(partial(question.scan, part, 1) for part in parts_of(wide, GROUP)),
                 ]
             )
         return best
+
+    def _bytes_of(self, narrow: Sequence[tuple[int, RowNumbers]]) -> int:
+        return int(sum(len(rows) for _, rows in narrow) * self._codes.shape[1])
 
     def _copied(self, rows: RowNumbers) -> "Engine":
         """The codes of some rows."""
@@ -207,15 +226,30 @@ class _Question(NamedTuple):
 
     def read_each(self, members: Sequence[tuple[int, RowNumbers]]) -> None:
         """Answer queries from the rows that pass, by their numbers, one query after another."""
-        for number, rows in members:
-            self.read(number, rows, 1)
+        passing = [rows for _, rows in members]
+        offsets = np.cumsum([0, *map(len, passing)])
+        asked, board = self.asked, Board.of(1, self.best.scores.shape[1])
+        kernels.read_rows_of_each(
+            np.array([number for number, _ in members]), passing[0] if len(passing) == 1 else np.concatenate(passing),
+            offsets, self.codes, self.scales, asked.codes, asked.starts, asked.errors, asked.factors, self.vectors,
+            self.ids, asked.precise, *self.best, board.near[0], board.rows[0], board.room,
+        )  # fmt: skip
+
+    def scan_each(self, numbers: Sequence[int], bits: Bits) -> None:
+        """Answer queries that share a filter by scans, one group after another."""
+        asked, board = self.asked, Board.of(GROUP, self.best.scores.shape[1])
+        kernels.scan_for_each(
+            np.array(numbers), self.codes, self.scales, bits[None], asked.codes, asked.starts, asked.errors,
+            asked.factors, self.vectors, self.ids, asked.precise, *self.best, board.near, board.rows, board.room,
+            board.aligned, aligned_array((GROUP, self.codes.shape[1]), np.int8),
+        )  # fmt: skip
 
     def read(self, number: int, rows: RowNumbers, parts: int) -> None:
         """Answer one query from the rows that pass; by so many threads, each for a part of the rows."""
         asked = self.asked
 
-        def compete(first: int, last: int, into: Best) -> list[int]:
-            board = Board(1, into.scores.shape[1])
+        def compete(first: int, last: int, into: Best) -> Counts:
+            board = Board.of(1, into.scores.shape[1])
             held = kernels.read_rows(
                 rows[first:last], self.codes, self.scales, asked.codes[number : number + 1],
                 asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors, self.ids,
@@ -231,8 +265,8 @@ class _Question(NamedTuple):
         if len(members) == 1:
             ((number, bits),) = members
 
-            def compete(first: int, last: int, into: Best) -> Sequence[int]:
-                board = Board(1, into.scores.shape[1])
+            def compete(first: int, last: int, into: Best) -> Counts:
+                board = Board.of(1, into.scores.shape[1])
                 held = kernels.scan_for_one(
                     self.codes, self.scales, first, last, bits, asked.codes[number : number + 1],
                     asked.starts[number : number + 1], asked.errors[number], asked.factors[number], self.vectors,
@@ -254,18 +288,18 @@ class _Question(NamedTuple):
         codes, starts, precise = _taken(asked.codes, chosen), asked.starts[chosen], asked.precise[chosen]
         errors, factors = asked.errors[chosen], asked.factors[chosen]
 
-        def compete_together(first: int, last: int, into: Best) -> Sequence[int]:
-            board, held = Board(GROUP, into.scores.shape[1]), np.zeros(GROUP, np.int64)
+        def compete_together(first: int, last: int, into: Best) -> Counts:
+            board, held = Board.of(GROUP, into.scores.shape[1]), np.zeros(GROUP, np.int64)
             kernels.scan_for_group(
                 self.codes, self.scales, first, last, passing, codes, starts, errors, factors, self.vectors, self.ids,
                 precise, *into, held, board.near, board.rows, board.room, board.aligned,
             )  # fmt: skip
-            return held.tolist()
+            return held
 
         self._answer(numbers, GROUP, tiles, parts, compete_together)
 
     def _answer(
-        self, numbers: Sequence[int], places: int, total: int, parts: int, compete: Callable[..., Sequence[int]]
+        self, numbers: Sequence[int], places: int, total: int, parts: int, compete: Callable[..., Counts]
     ) -> None:
         """Let the rows of each part compete for queries, then the best of the parts with one another.
 
@@ -277,15 +311,21 @@ class _Question(NamedTuple):
             compete: is told where to begin, where to end, and where the best go; returns how many there are.
         """
         k = self.best.scores.shape[1]
-        found, held = [Best.none(places, k) for _ in range(parts)], [list[int]()] * parts
+        if parts == 1:
+            heaps = Best.none(places, k)
+            held = np.asarray(compete(0, total, heaps), np.int64)
+            kernels.hand_over(*heaps, held, np.asarray(numbers, np.int64), *self.best)
+            return
+        found = [Best.none(places, k) for _ in range(parts)]
+        counted: list[Counts] = [()] * parts
 
         def part(which: int) -> None:
-            held[which] = list(compete(total * which // parts, total * (which + 1) // parts, found[which]))
+            counted[which] = compete(total * which // parts, total * (which + 1) // parts, found[which])
 
         do_all([partial(part, which) for which in range(parts)])
         for place, number in enumerate(numbers):
             best, count = self.best.of(number), 0
-            for one, counts in zip(found, held, strict=True):
+            for one, counts in zip(found, counted, strict=True):
                 count = kernels.join(*one.of(place), counts[place], *best, count)
             kernels.rank(*best, count)
 
@@ -321,12 +361,25 @@ class Asked(NamedTuple):
 class Board:
     """Room for the rows that may still be among the best of some queries."""
 
-    def __init__(self, queries: int, k: int) -> None:
-        places = max(_SMALLEST_BOARD, _BOARD * k)
+    def __init__(self, queries: int, places: int) -> None:
         self.near = np.empty((queries, places), np.float32)
         self.rows = np.empty((queries, places), np.int64)
         self.room = np.empty(places, np.float32)
         self.aligned = aligned_array((queries, TILE), np.float32)
+
+    @classmethod
+    def of(cls, queries: int, k: int) -> "Board":
+        """A board for K results; a small one is the thread's own, which nobody may keep."""
+        places = max(_SMALLEST_BOARD, _BOARD * k)
+        if queries > 1 or places > _SMALLEST_BOARD:
+            return cls(queries, places)
+        board: Board | None = getattr(_own, "board", None)
+        if board is None:
+            board = _own.board = cls(queries, places)
+        return board
+
+
+_own = threading.local()
 
 
 def aligned_array(shape: tuple[int, ...], type_: Any) -> NDArray[Any]:
@@ -342,6 +395,20 @@ def _taken(codes: NDArray[np.int8], chosen: Sequence[int]) -> NDArray[np.int8]:
     found = aligned_array((len(chosen), codes.shape[1]), np.int8)
     found[:] = codes[chosen]
     return found
+
+
+def _shares(narrow: Sequence[tuple[int, RowNumbers]], threads: int) -> Iterator[Sequence[tuple[int, RowNumbers]]]:
+    """Cut queries into parts with about as many rows each, two for each thread, and none too large to be copied."""
+    most = min(_READ_TOGETHER, sum(len(rows) for _, rows in narrow) // (2 * threads))
+    part, total = list[tuple[int, RowNumbers]](), 0
+    for member in narrow:
+        if part and total + len(member[1]) > most:
+            yield part
+            part, total = [], 0
+        part.append(member)
+        total += len(member[1])
+    if part:
+        yield part
 
 
 def parts_of(members: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -363,16 +430,18 @@ def do_all(work: Sequence[Callable[[], None]]) -> None:
 @cache
 def _warm() -> None:
     """Compile every loop, or read it from the cache, so that no question has to wait for that."""
-    vectors, ids = np.ones((2 * FEW, TILE), np.float32), np.arange(2 * FEW)
+    vectors, ids = np.ones((4 * FEW, TILE), np.float32), np.arange(4 * FEW)
     engine = Engine(TILE)
     engine._append(vectors, 0)
     everything, one = Selection.of(np.ones(len(ids), np.bool_)), Selection.of(ids == 0)
     engine.search(vectors[:GROUP], 1, [everything] * GROUP, vectors, ids)
     engine.search(vectors[:2], 1, [everything, one], vectors, ids)
     engine.search(vectors[:GROUP], 1, [Selection(1, rows=one.as_rows())] * GROUP, vectors, ids)
+    engine.search(np.resize(vectors, (2 * GROUP, TILE)), 1, [everything] * 2 * GROUP, vectors, ids)
     asked = Asked.of(vectors[:1], engine._worst, engine._codes.shape[1])
     question = _Question(engine._codes, engine._scales, asked, vectors, ids, Best.none(1, 1))
     question.scan([(0, everything.as_bits(len(engine._codes)))], 2)
+    question.read(0, one.as_rows(), 2)
     kernels.warm()
 
 

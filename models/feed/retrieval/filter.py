@@ -1004,9 +1004,12 @@ def _bound(where: Predicate, schema: Mapping[str, Kind]) -> Predicate:
     fitted = _FITTED[kind]
     match where:
         case Comparison() | Has():
-            return dataclasses.replace(where, value=fitted(where.value, where))
+            value = fitted(where.value, where)
+            return where if value is where.value else dataclasses.replace(where, value=value)
         case Between():
-            return dataclasses.replace(where, low=fitted(where.low, where), high=fitted(where.high, where))
+            low, high = fitted(where.low, where), fitted(where.high, where)
+            unchanged = low is where.low and high is where.high
+            return where if unchanged else dataclasses.replace(where, low=low, high=high)
         case In() | HasAny() | HasAll():
             return dataclasses.replace(where, values=tuple(fitted(value, where) for value in where.values))
     raise FilterError(f"unknown predicate {where!r}.", where.place)

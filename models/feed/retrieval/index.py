@@ -28,7 +28,7 @@ from torch import Tensor
 
 from models.common.contracts import Payload
 from models.feed.retrieval import gpu
-from models.feed.retrieval.attributes import FEW, Orders, Selection, select
+from models.feed.retrieval.attributes import Orders, Selection, few, select
 from models.feed.retrieval.columns import Column, Growing, as_bytes, column, from_bytes, kind_of, passing
 from models.feed.retrieval.engine import Best as Found
 from models.feed.retrieval.engine import Engine
@@ -74,6 +74,7 @@ class _View:
 
     rows: int
     longest: float
+    memory: Tensor
     vectors: Tensor
     ids: Tensor
     live: Tensor
@@ -88,6 +89,8 @@ class _Fast(NamedTuple):
 
     engine: Engine
     orders: Orders
+    vectors: NDArray[np.float32]
+    ids: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ class RetrievalIndex(Growing):
         self._longest = 0.0
         self._places: _Places | None = None
         self._shown: Tensor | None = None
+        self._seen: _View | None = None
         self._engine = Engine(dimension)
         self._orders = Orders(0, {})
         self._card: gpu.Engine | None = None
@@ -342,12 +346,12 @@ class RetrievalIndex(Growing):
         view = self._view()
         (bound,) = self._filters(where, 1)
         if view.fast is not None and view.card is None:
-            count = _selected(view, view.fast, bound).count
-            few = count * FEW <= view.rows
+            count = _selected(view, view.fast, bound, 1).count
+            gathers = few(count, view.rows, 1)
         else:
             count = int(torch.count_nonzero(_mask(view, bound)))
-            few = view.card is None and _gathers(count, view.rows, 1)
-        strategy = "none" if count == 0 else "gather" if few else "scan"
+            gathers = view.card is None and _gathers(count, view.rows, 1)
+        strategy = "none" if count == 0 else "gather" if gathers else "scan"
         return {
             "filter": str(bound),
             "items": int(torch.count_nonzero(view.live)),
@@ -545,14 +549,14 @@ class RetrievalIndex(Growing):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_writing", "_publishing", "_engine", "_orders", "_card", "_places", "_shown")
+        made = ("_writing", "_publishing", "_engine", "_orders", "_card", "_places", "_shown", "_seen")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._writing, self._publishing = threading.RLock(), threading.Lock()
         self._engine, self._orders, self._card = Engine(self.dimension), Orders(0, {}), None
-        self._places = self._shown = None
+        self._places = self._shown = self._seen = None
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -563,7 +567,11 @@ class RetrievalIndex(Growing):
         return [[name, str(entry.arrow)] for name, entry in self._columns().items()]
 
     def _view(self) -> _View:
-        here = self.vectors.device.type == "cpu"
+        """The version of now. On a CPU it is made once: every change takes `_shown` away, a move the vectors."""
+        vectors, seen = self.vectors, self._seen
+        if seen is not None and seen.live is self._shown and seen.memory is vectors:
+            return seen
+        here = vectors.device.type == "cpu"
         if here and self._engine.rows < self._rows:  # after loading, and on coming back from another device
             with self._writing:
                 self._orders = self._follow(self._engine.rows, self._rows)
@@ -578,11 +586,14 @@ class RetrievalIndex(Growing):
             # Marks change in place. They are copied for the first query after a write and not for every write.
             if self._shown is None or self._shown.device != self.live.device:
                 self._shown = self.live[:rows].clone()
-            return _View(
-                rows, self._longest, self.vectors[:rows], self.ids[:rows], self._shown, self._columns(),
-                self._alive == rows, _Fast(self._engine, self._orders) if here else None,
-                self._card if carded else None,
+            vectors, ids = self.vectors[:rows], self.ids[:rows]
+            fast = _Fast(self._engine, self._orders, vectors.detach().numpy(), ids.numpy()) if here else None
+            view = _View(
+                rows, self._longest, self.vectors, vectors, ids, self._shown, self._columns(), self._alive == rows,
+                fast, self._card if carded else None,
             )  # fmt: skip
+            self._seen = view if here and not carded else None
+            return view
 
     def _follow(self, start: int, rows: int) -> Orders:
         """Bring codes up to so many rows; on a CPU, and on a card that was asked before.
@@ -648,11 +659,10 @@ class RetrievalIndex(Growing):
         chosen: dict[Filter, Selection] = {}
         for one in filters:
             if one not in chosen:
-                chosen[one] = _selected(view, fast, one)
+                chosen[one] = _selected(view, fast, one, len(filters))
         return Question(
-            fast.engine, view.vectors.detach().numpy(), view.ids.numpy(), np.ascontiguousarray(queries), k,
-            [chosen[one] for one in filters],
-        )  # fmt: skip
+            fast.engine, fast.vectors, fast.ids, np.ascontiguousarray(queries), k, [chosen[one] for one in filters]
+        )
 
     def _suited(self, attributes: pa.Table | None) -> pa.Table:
         """The table with the index's columns, in their order and types."""
@@ -729,8 +739,8 @@ def _answer(view: _View, queries: Tensor, k: int, filters: Sequence[Filter]) -> 
     return Hits(ids, scores, passed), rows
 
 
-def _selected(view: _View, fast: _Fast, where: Filter) -> Selection:
-    return select(where, view.columns, fast.orders, view.live, all_live=view.all_live)
+def _selected(view: _View, fast: _Fast, where: Filter, queries: int) -> Selection:
+    return select(where, view.columns, fast.orders, view.live, all_live=view.all_live, queries=queries)
 
 
 def _mask(view: _View, where: Filter) -> Tensor:

@@ -554,6 +554,19 @@ def rank(scores: Any, ids: Any, rows: Any, count: int) -> None:
 
 
 @compiled
+def hand_over(
+    from_scores: Any, from_ids: Any, from_rows: Any, held: Any, queries: Any, scores: Any, ids: Any, rows: Any
+) -> None:
+    """Copy heaps to where the answers of their queries go, and turn them into lists."""
+    for place in range(len(queries)):
+        query = queries[place]
+        for i in range(held[place]):
+            scores[query, i], ids[query, i] = from_scores[place, i], from_ids[place, i]
+            rows[query, i] = from_rows[place, i]
+        rank(scores[query], ids[query], rows[query], held[place])
+
+
+@compiled
 def _lowered(value: float) -> Any:
     """A float32 that is not above a float64."""
     return np.float32(value - 2e-7 * abs(value) - 1e-37)
@@ -746,6 +759,56 @@ def read_rows(
             )  # fmt: skip
     count, floor = _tightened(near, near_rows, count, len(scores), error, floor, room)
     return settle(near_rows, count, vectors, all_ids, query, terms, scores, ids, rows, held)
+
+
+@compiled
+def read_rows_of_each(
+    numbers: Any, passing: Any, offsets: Any, codes: Any, scales: Any, query_codes: Any, starts: Any, errors: Any,
+    factors: Any, vectors: Any, all_ids: Any, queries: Any, scores: Any, ids: Any, rows: Any, near: Any, near_rows: Any,
+    room: Any,
+) -> None:  # fmt: skip
+    """Answer some queries by `read_rows`, in one call, for a call may have to wait for the interpreter.
+
+    Query `numbers[i]` has the rows `passing[offsets[i] : offsets[i + 1]]`. Arrays of queries and answers have all of
+    the queries.
+    """
+    for i in range(len(numbers)):
+        q = numbers[i]
+        held = read_rows(
+            passing[offsets[i] : offsets[i + 1]], codes, scales, query_codes[q : q + 1], starts[q : q + 1], errors[q],
+            factors[q], vectors, all_ids, queries[q], scores[q], ids[q], rows[q], near, near_rows, room,
+        )  # fmt: skip
+        rank(scores[q], ids[q], rows[q], held)
+
+
+@compiled
+def scan_for_each(
+    numbers: Any, codes: Any, scales: Any, bits: Any, query_codes: Any, starts: Any, errors: Any, factors: Any,
+    vectors: Any, all_ids: Any, queries: Any, scores: Any, ids: Any, rows: Any, near: Any, near_rows: Any, room: Any,
+    aligned: Any, group_codes: Any,
+) -> None:  # fmt: skip
+    """Answer some queries under one filter by `scan_for_group`, group after group, in one call.
+
+    Arrays of queries and answers have all of the queries; `bits` is of shape (1, T), and `group_codes` is room for the
+    codes of a group, of shape (GROUP, D).
+    """
+    k = scores.shape[1]
+    heap_scores, heap_ids = np.empty((GROUP, k), np.float64), np.empty((GROUP, k), np.int64)
+    heap_rows, held = np.empty((GROUP, k), np.int64), np.empty(GROUP, np.int64)
+    group_starts, group_errors = np.empty(GROUP, np.int32), np.empty(GROUP, np.float64)
+    group_factors, group_queries = np.empty(GROUP, np.float64), np.empty((GROUP, queries.shape[1]), np.float64)
+    for first in range(0, len(numbers), GROUP):
+        members = numbers[first : first + GROUP]
+        for place in range(GROUP):  # places that are left ask for the first once more, and nobody reads what they find
+            q = members[place] if place < len(members) else members[0]
+            group_codes[place], group_queries[place] = query_codes[q], queries[q]
+            group_starts[place], group_errors[place], group_factors[place] = starts[q], errors[q], factors[q]
+        held[:] = 0
+        scan_for_group(
+            codes, scales, 0, bits.shape[1], bits, group_codes, group_starts, group_errors, group_factors, vectors,
+            all_ids, group_queries, heap_scores, heap_ids, heap_rows, held, near, near_rows, room, aligned,
+        )  # fmt: skip
+        hand_over(heap_scores, heap_ids, heap_rows, held, members, scores, ids, rows)
 
 
 def warm() -> None:

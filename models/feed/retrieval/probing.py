@@ -222,7 +222,7 @@ class Probing:
 
         def probe(part: tuple[Sequence[int], Bits]) -> None:
             members, bits = part
-            board = Board(1, question.k)
+            board = Board.of(1, question.k)
             probe_lists(
                 np.asarray(members), wanted, near, self._starts, engine._codes, engine._scales, bits,
                 len(question.vectors), question.share(members[0]), asked.codes, asked.starts, asked.errors,

@@ -112,7 +112,7 @@ def test_every_way_gives_the_bits_of_an_exhaustive_scan(
 
 
 @pytest.mark.parametrize("queries", [1, 2, kernels.GROUP, kernels.GROUP + 1, 3 * kernels.GROUP])
-@pytest.mark.parametrize("passing", [1.0, 0.5 / FEW])
+@pytest.mark.parametrize("passing", [1.0, 0.7, 0.5 / FEW])
 def test_a_filter_that_is_shared_and_one_of_ones_own_answer_alike(queries: int, passing: float) -> None:
     random = np.random.default_rng(7)
     vectors, asked, ids = lumpy(random, 5000, 32), lumpy(random, queries, 32), np.arange(5000)
@@ -127,16 +127,17 @@ def test_a_filter_that_is_shared_and_one_of_ones_own_answer_alike(queries: int, 
     check(asked, 50, np.repeat(mask[None], queries, axis=0), vectors, ids)
 
 
-@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("queries", [1, 5, 21])
 @pytest.mark.parametrize("passing", [0.5, 0.02])
-def test_threads_share_the_rows_of_few_queries_without_a_difference(
+def test_threads_share_rows_and_queries_without_a_difference(
     monkeypatch: pytest.MonkeyPatch, queries: int, passing: float
 ) -> None:
     random = np.random.default_rng(8)
-    vectors, asked, ids = lumpy(random, 20_000, 24), lumpy(random, 5, 24)[:queries], random.permutation(20_000)
+    vectors, asked, ids = lumpy(random, 20_000, 24), lumpy(random, 21, 24)[:queries], random.permutation(20_000)
     masks = random.random((queries, 20_000)) < passing
+    monkeypatch.setattr(module, "_READ_TOGETHER", 1000)
     monkeypatch.setattr(module, "_TILES_FOR_THREADS", 1)
-    monkeypatch.setattr(module, "_ROWS_FOR_THREADS", 1)
+    monkeypatch.setattr(module, "_BYTES_FOR_THREADS", 1)
     for threads in (1, 2, 3, 7):
         monkeypatch.setattr(module, "threads_to_use", lambda threads=threads: threads)
         check(asked, 100, masks, vectors, ids)
