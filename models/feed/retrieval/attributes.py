@@ -140,20 +140,34 @@ class Order:
         """From where to where the rows stand that can pass a bound predicate; all of them do, but for `_ROUGH` ones."""
         raise NotImplementedError
 
-    def rows(self, pieces: Pieces) -> RowNumbers:
-        """The rows of pieces."""
+    def rows(self, pieces: Pieces, live: NDArray[np.bool_] | None) -> RowNumbers:
+        """The rows of pieces, of which some may not be live."""
         found = [self._rows[start:end] for start, end in pieces]
-        return (found[0] if len(found) == 1 else np.concatenate([self._rows[:0], *found])).astype(np.int64)
+        numbers = found[0] if len(found) == 1 else np.concatenate([self._rows[:0], *found])
+        if live is None:
+            return numbers.astype(np.int64)
+        kept = np.empty(len(numbers), np.int64)
+        return kept[: int(kernels.keep(numbers, live, kept))]
+
+
+def _continued(before: Order | None, rows: int) -> NDArray[np.int32]:
+    """All rows, as they stood in an order before and then the new ones.
+
+    A stable sort of that gives what one of the rows as they come would give, and merges where that would sort.
+    """
+    known = np.zeros(0, np.int32) if before is None else before._rows
+    return np.concatenate([known, np.arange(len(known), rows, dtype=np.int32)])
 
 
 class _OfNumbers(Order):
-    def __init__(self, column: Numbers, rows: int) -> None:
+    def __init__(self, column: Numbers, rows: int, before: Order | None) -> None:
         present, self._stored = column.present[:rows].numpy(), column.stored[:rows].numpy()
         self._first = rows - int(np.count_nonzero(present))
-        by_value = np.argsort(self._stored, kind="stable")
+        by_value = _continued(before, rows)
+        by_value = by_value[np.argsort(self._stored[by_value], kind="stable")]
         if self._first:
             by_value = by_value[np.argsort(present[by_value], kind="stable")]
-        self._rows = by_value.astype(np.int32)
+        self._rows = by_value
 
     def pieces(self, where: Predicate) -> Pieces:
         first, last = self._first, len(self._rows)
@@ -196,9 +210,10 @@ class _ByCode(Order):
 
 
 class _OfCategories(_ByCode):
-    def __init__(self, column: Categories, rows: int) -> None:
+    def __init__(self, column: Categories, rows: int, before: Order | None) -> None:
         self._column = column
-        self._put(column.codes[:rows].numpy(), np.arange(rows, dtype=np.int32))
+        owners = _continued(before, rows)
+        self._put(column.codes[:rows].numpy()[owners], owners)
 
     def pieces(self, where: Predicate) -> Pieces:
         return [self._piece(code) for code in self._column.passing_codes(where)]
@@ -280,13 +295,13 @@ def _length(piece: tuple[int, int]) -> int:
     return piece[1] - piece[0]
 
 
-def order_of(column: Column, rows: int) -> Order:
-    """Put the first rows of a column on the CPU in order."""
+def order_of(column: Column, rows: int, before: Order | None = None) -> Order:
+    """Put the first rows of a column on the CPU in order; `before` is one of fewer of them."""
     match column:
         case Numbers():
-            return _OfNumbers(column, rows)
+            return _OfNumbers(column, rows, before)
         case Categories():
-            return _OfCategories(column, rows)
+            return _OfCategories(column, rows, before)
         case Lists():
             return _OfLists(column, rows)
         case Points():
@@ -307,9 +322,10 @@ class Orders:
     by_column: Mapping[str, Order]
 
     @classmethod
-    def of(cls, columns: Mapping[str, Column], rows: int) -> "Orders":
-        """Put the first rows of columns in order."""
-        return cls(rows, {name: order_of(entry, rows) for name, entry in columns.items()})
+    def of(cls, columns: Mapping[str, Column], rows: int, before: "Orders | None" = None) -> "Orders":
+        """Put the first rows of columns in order; `before` are orders of fewer rows of the same columns."""
+        known = before.by_column if before is not None else {}
+        return cls(rows, {name: order_of(entry, rows, known.get(name)) for name, entry in columns.items()})
 
     def candidates(self, where: Filter) -> "Candidates":
         """The rows among which are all that pass a bound filter."""
@@ -344,9 +360,9 @@ class Candidates(NamedTuple):
     most: int
     where: Sequence[tuple[Order, Pieces]] | None
 
-    def rows(self) -> RowNumbers:
-        """Their numbers, none twice."""
-        found = [order.rows(pieces) for order, pieces in self.where or ()]
+    def rows(self, live: NDArray[np.bool_] | None) -> RowNumbers:
+        """The numbers of those that are live, none twice; None says that all are."""
+        found = [order.rows(pieces, live) for order, pieces in self.where or ()]
         if len(found) == 1 and self.where and not self.where[0][0].repeats:
             return found[0]
         return np.unique(np.concatenate([np.zeros(0, np.int64), *found]))
@@ -371,12 +387,15 @@ def select(
     total, later = len(live), len(live) - orders.rows
     candidates = orders.candidates(where)
     if candidates.where is not None and few(candidates.most + later, total, queries):
-        rows = np.concatenate([candidates.rows(), np.arange(orders.rows, total)]) if later else candidates.rows()
-        if later or not isinstance(where, Predicate) or isinstance(where, _ROUGH):
+        rows = candidates.rows(None if all_live else live.numpy())
+        if not isinstance(where, Predicate) or isinstance(where, _ROUGH):
             numbers = torch.from_numpy(rows)
             rows = rows[passing(where, columns, numbers, numbers).numpy()]
-        if not all_live:
-            rows = rows[live.numpy()[rows]]
+        if later:
+            found = passing(where, columns, slice(orders.rows, total), live[orders.rows :])
+            if not all_live:
+                found = found & live[orders.rows :]
+            rows = np.concatenate([rows, np.flatnonzero(found.numpy()) + orders.rows])
         return Selection(len(rows), rows=rows)
     bits = _bits(where, columns, total)
     if not all_live:

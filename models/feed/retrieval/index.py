@@ -212,6 +212,7 @@ class RetrievalIndex(Growing):
         self._places: _Places | None = None
         self._shown: Tensor | None = None
         self._seen: _View | None = None
+        self._asked = False
         self._engine = Engine(dimension)
         self._orders = Orders(0, {})
         self._card: gpu.Engine | None = None
@@ -415,7 +416,7 @@ class RetrievalIndex(Growing):
                 self._places.put(ids, start)
                 self._places = None if self._places.crowded else self._places
             with self._publishing:
-                self._shown = None
+                self._shown = self._to_be_shown(end, replaced, slice(start, end))
                 live[replaced] = False
                 live[start:end] = True
                 self._rows, self._longest, self._orders = end, longest, orders
@@ -437,7 +438,7 @@ class RetrievalIndex(Growing):
         with self._writing:
             gone = self._rows_of(wanted)
             with self._publishing:
-                self._shown = None
+                self._shown = self._to_be_shown(self._rows, gone, slice(0))
                 self.live[gone] = False
                 self._alive -= len(gone)
         return len(gone)
@@ -549,7 +550,7 @@ class RetrievalIndex(Growing):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = ("_writing", "_publishing", "_engine", "_orders", "_card", "_places", "_shown", "_seen")
+        made = ("_writing", "_publishing", "_engine", "_orders", "_card", "_places", "_shown", "_seen", "_asked")
         return {name: value for name, value in self.__dict__.items() if name not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -557,6 +558,7 @@ class RetrievalIndex(Growing):
         self._writing, self._publishing = threading.RLock(), threading.Lock()
         self._engine, self._orders, self._card = Engine(self.dimension), Orders(0, {}), None
         self._places = self._shown = self._seen = None
+        self._asked = False
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -583,7 +585,8 @@ class RetrievalIndex(Growing):
                 self._follow_on_card(self._card, self._rows)
         with self._publishing:
             rows = self._rows
-            # Marks change in place. They are copied for the first query after a write and not for every write.
+            # Marks change in place; a query needs a copy that does not. See `_to_be_shown`.
+            self._asked = True
             if self._shown is None or self._shown.device != self.live.device:
                 self._shown = self.live[:rows].clone()
             vectors, ids = self.vectors[:rows], self.ids[:rows]
@@ -594,6 +597,24 @@ class RetrievalIndex(Growing):
             )  # fmt: skip
             self._seen = view if here and not carded else None
             return view
+
+    def _to_be_shown(self, rows: int, gone: Tensor, new: slice) -> Tensor | None:
+        """The marks of so many rows after a write, for queries; None leaves them to the first query.
+
+        Whoever writes makes them, so that queries need not wait, but for nothing while nobody asks.
+        """
+        shown = self._shown
+        if shown is None or not self._asked or shown.device != self.live.device:
+            return None
+        self._asked = False
+        after = shown.new_empty(rows)
+        if shown.device.type == "cpu":
+            after.numpy()[: len(shown)] = shown.numpy()  # torch would have threads wait for one another
+        else:
+            after[: len(shown)] = shown
+        after[gone] = False
+        after[new] = True
+        return after
 
     def _follow(self, start: int, rows: int) -> Orders:
         """Bring codes up to so many rows; on a CPU, and on a card that was asked before.
@@ -606,8 +627,8 @@ class RetrievalIndex(Growing):
         if self.vectors.device.type != "cpu":
             return self._orders
         self._engine.append(self.vectors[start:rows].detach().numpy(), start)
-        few = rows - self._orders.rows <= max(_UNORDERED, rows // 64)
-        return self._orders if few else Orders.of(self._columns(), rows)
+        close = rows - self._orders.rows <= max(_UNORDERED, rows // 64)
+        return self._orders if close else Orders.of(self._columns(), rows, self._orders)
 
     def _follow_on_card(self, card: gpu.Engine, rows: int) -> None:
         start = min(self._rows, card.rows)

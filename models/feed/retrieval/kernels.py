@@ -325,6 +325,16 @@ def mark(rows: Any, bits: Any) -> None:
 
 
 @compiled
+def keep(rows: Any, live: Any, kept: Any) -> int:
+    """Write the live ones of some rows, in their order; returns how many there are."""
+    count = np.uint64(0)  # unsigned numbers need not be looked at for negative ones
+    for i in range(len(rows)):
+        kept[count] = rows[i]
+        count += np.uint64(live[np.uint64(rows[i])])
+    return np.int64(count)
+
+
+@compiled
 def rows_of(bits: Any, rows: Any) -> None:
     """Write the numbers of the rows whose bits are set, ascending."""
     count = 0
@@ -817,5 +827,6 @@ def warm() -> None:
     for name, compare in BETWEEN.items():
         values = np.zeros(TILE, name)
         compare(values, 1, values[0].item(), values[0].item(), bits)
+    keep(np.zeros(1, np.int32), np.ones(1, np.bool_), np.zeros(1, np.int64))
     for values in (np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.bool_)):
         place(values, order, 0, values[0].item(), True)
