@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from models.feed.points import degrees_of, is_point, outside, struct_of
 from models.feed.retrieval.filter import (
     And,
     Between,
@@ -41,7 +42,7 @@ from models.feed.retrieval.filter import (
     Predicate,
     Value,
 )
-from models.feed.retrieval.points import circle_of, degrees_of, is_point, outside, sides_of, struct_of, units_of
+from models.feed.retrieval.points import circle_of, sides_of, units_of
 
 _COMPARED: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 
 from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
+from models.feed.points import POINT
 from models.feed.retrieval.days import GeneratedDay, TableDay
 from models.feed.retrieval.generator import DAYS, GeneratorConfig, generate
-from models.feed.retrieval.points import POINT
 from models.feed.retrieval.table import (
     DATE,
     Rows,
@@ -39,13 +39,11 @@ from models.feed.retrieval.table import (
     file_name,
     find_items,
     join_rows,
-    read_attribute,
     read_interactions,
     read_items,
-    read_names,
     read_rows,
-    read_table,
 )
+from models.feed.tables import read_attribute, read_names, read_table
 
 Integers = NDArray[np.int64]
 

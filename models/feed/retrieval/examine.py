@@ -32,19 +32,11 @@ from models.common.examination import (
     shown,
     suspicion,
 )
+from models.feed.points import degrees_of, is_point, outside
 from models.feed.retrieval.data import DataConfig
 from models.feed.retrieval.features import OURS
-from models.feed.retrieval.points import degrees_of, is_point, outside
-from models.feed.retrieval.table import (
-    DATE,
-    INTEGER,
-    NUMBER,
-    TableConfig,
-    read_attribute,
-    read_names,
-    read_table,
-    read_times,
-)
+from models.feed.retrieval.table import DATE, TableConfig
+from models.feed.tables import INTEGER, NUMBER, read_attribute, read_names, read_table, read_times
 
 ENDINGS = ("id", "ids", "uid", "key", "no", "nr", "number", "code", "ref", "hash")
 USERS = (

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.feed.retrieval.points import is_point
+from models.feed.points import is_point
 
 MOST_VALUES = 512
 MOST_PER_ITEM = 12

@@ -331,7 +331,7 @@ def keep(rows: Any, live: Any, kept: Any) -> int:
     for i in range(len(rows)):
         kept[count] = rows[i]
         count += np.uint64(live[np.uint64(rows[i])])
-    return np.int64(count)
+    return int(count)
 
 
 @compiled

@@ -16,12 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from models.feed.points import POINT, degrees_of, is_point
 from models.feed.retrieval import attributes as module
 from models.feed.retrieval.attributes import Orders, select
 from models.feed.retrieval.columns import Points
 from models.feed.retrieval.filter import GeoBox, GeoWithin, IsNull, Predicate, col
 from models.feed.retrieval.index import RetrievalIndex
-from models.feed.retrieval.points import EARTH_KM, POINT, circle_of, degrees_of, is_point, rectangle, units_of
+from models.feed.retrieval.points import EARTH_KM, circle_of, rectangle, units_of
 
 CASES = int(os.environ.get("HEADRACE_CASES", "100"))
 HALF_ROUND = math.pi * EARTH_KM
