@@ -8,10 +8,10 @@ from models.common.days import DaysConfig
 from models.feed.retrieval.config import RetrievalConfig, tiny, tiny_by_day
 from tasks.curate import curate
 from tasks.evaluate import evaluate
-from tasks.index import build_index
+from tasks.index import build_index, compact, live_index
 from tasks.ingest import assemble, ingest
 from tasks.monitor import condition, watch
-from tasks.publish import champion, data_behind, publish, rollback, verdict
+from tasks.publish import champion, data_behind, model_behind, publish, rollback, verdict
 from tasks.train import train
 
 
@@ -56,6 +56,23 @@ def follow_encoder(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: 
     index = build_index(config.index, data, encoder)
     report = evaluate(config, index, data, encoder)
     return verdict(publish(index, report, config.gate))
+
+
+@flow(
+    name="retrieval-compact", flow_run_name=dated("{config.data.name}"), persist_result=True, result_serializer="json"
+)
+def compact_index(config: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B008
+    """Fold what was written to the live index in service into a new version, certify it, and publish it in its place.
+
+    Runs where the index is served; the service goes on meanwhile, keeps every write, and follows to the new version.
+
+    Args:
+        config: The index as it was built; its judgement says how the new version is certified.
+    """
+    live = live_index(config.data)
+    index = compact(config.index, live)
+    report = evaluate(config, index, data_behind(live), model_behind(live))
+    return verdict(publish(index, report, config.gate, live))
 
 
 @flow(

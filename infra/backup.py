@@ -53,7 +53,7 @@ FORMAT = 1
 PARTS = ("prefect", "mlflow", "outbox", "store")
 """What a backup consists of, each a folder of HOME. The store is restored last, because it says what is live."""
 
-ORDER = ("report", "", "model", "dataset", "calendar", "day")
+ORDER = ("report", "", "writes", "model", "dataset", "calendar", "day")
 """Kinds in the order in which they are copied, "" for all others: each before those that it is made from. What is
 copied later is newer, so whatever a copied version needs is copied too."""
 

@@ -13,6 +13,7 @@ from infra import stack, terminal
 from infra.backup import backup, restore_command
 from infra.check_data import check_data
 from infra.doctor import doctor
+from infra.feeding import feed_index
 from infra.migrations import migrate
 from infra.pinning import pin, pins, unpin
 from infra.serving import serve_index
@@ -32,6 +33,7 @@ app.command()(backup)
 app.command("restore")(restore_command)
 app.command()(migrate)
 app.command("serve-index")(serve_index)
+app.command("feed-index")(feed_index)
 
 
 @app.command()

@@ -61,6 +61,12 @@ class Index(Ref):
     kind: ClassVar[str] = "index"
 
 
+class Writes(Ref):
+    """What was written to a product in service, since it was built."""
+
+    kind: ClassVar[str] = "writes"
+
+
 class Plan(Ref):
     """An allocation with its shadow prices."""
 

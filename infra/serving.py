@@ -3,9 +3,10 @@
     headrace serve-index NAME [--port 8700]
 
 The configuration that made a product knows how to open it and what its service looks like; here is who listens, where
-the writes of a version are kept, and what happens when another goes live. A version has a folder of its own for the
-writes that came over HTTP: vectors of another encoder would mean nothing in it. When an older version goes live again,
-its writes are there again.
+the writes of a version are kept, and what happens when another goes live. A version that was built has a folder of its
+own for the writes that came over HTTP: vectors of another encoder would mean nothing in it. When an older version goes
+live again, its writes are there again. A version that was compacted from a built one and such writes is served from the
+same folder, so nothing is handed over: the log goes on, over a new base.
 
 It listens on loopback alone. Whoever wants to reach it from elsewhere puts a proxy before it that asks who calls.
 """
@@ -23,7 +24,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 import typer
 
 from infra import terminal
-from infra.refs import Index, Model
+from infra.refs import Index, Model, Writes
 from infra.settings import settings
 from infra.store import Store, StoreError, open_store
 
@@ -45,8 +46,14 @@ class Open(Protocol):
 class Servable(Protocol):
     """What a configuration has whose product can be served."""
 
-    def open_live(self, payload: Any, folder: Path, origin: str) -> Open:
-        """Open a published version together with the writes that a folder holds; made if there is none."""
+    def open_live(self, payload: Any, folder: Path, origin: str, writes: Any) -> Open:
+        """Open a published version together with the writes that a folder holds; made if there is none.
+
+        `writes` are those that the version holds itself, None when it is as it was built.
+        """
+
+    def adopt(self, product: Any, payload: Any, writes: Any) -> None:
+        """Let what is served stand on a version that holds some of its writes; nothing else changes."""
 
     def application(self, source: Callable[[], tuple[Any, str]]) -> Any:
         """The ASGI application that answers from what `source` gives, with its version, at the moment of a request."""
@@ -55,6 +62,18 @@ class Servable(Protocol):
 class _Now(NamedTuple):
     product: Open
     version: str
+    built: str
+
+
+def as_built(store: Store, index: Index) -> Index:
+    """The version that an index was compacted from, or the index itself when it was built."""
+    manifest = store.open(index).manifest
+    return manifest.input(Index, store.root) if Index.kind in manifest.inputs else index
+
+
+def folder_of(built: Index) -> Path:
+    """Where the service on this machine keeps what is written to a version that was built."""
+    return settings().home.resolve() / "serving" / built.name / built.version
 
 
 class Live:
@@ -70,10 +89,9 @@ class Live:
 
     def __init__(self, store: Store, name: str) -> None:
         self._store, self._name = store, name
-        self._folder = settings().home.resolve() / "serving" / name
         self._said = ""
         self._looking = threading.Lock()
-        self._open: dict[str, _Now] = {}
+        self._open: dict[str, Open] = {}
         self._replaced: dict[str, float] = {}
         index = store.live(Index, name)
         self.configuration = self._configured(index)
@@ -81,7 +99,7 @@ class Live:
 
     def __call__(self) -> tuple[Open, str]:
         """What is served now, and its version."""
-        return self._now
+        return self._now[:2]
 
     def _configured(self, index: Index) -> Servable:
         manifest = self._store.open(index).manifest
@@ -97,12 +115,17 @@ class Live:
 
     def _opened(self, index: Index) -> _Now:
         """The version, opened now or still open from before."""
-        if index.version not in self._open:
-            payload = dict(self._store.open(index))  # every byte is checked before anything is served
-            product = self._configured(index).open_live(payload, self._folder / index.version, index.digest)
-            self._open[index.version] = _Now(product, str(index))
-        self._replaced.pop(index.version, None)
-        return self._open[index.version]
+        opened, built = self._store.open(index), as_built(self._store, index)
+        named = opened.manifest.inputs
+        writes = self._store.open(opened.manifest.input(Writes, self._store.root)) if Writes.kind in named else None
+        if built.version not in self._open:
+            payload = dict(opened)  # every byte is checked before anything is served
+            product = self._configured(index).open_live(payload, folder_of(built), built.digest, writes)
+            self._open[built.version] = product
+        elif writes is not None:
+            self._configured(index).adopt(self._open[built.version], dict(opened), writes)
+        self._replaced.pop(built.version, None)
+        return _Now(self._open[built.version], str(index), built.version)
 
     def look(self) -> bool:
         """Serve another version if another is live; one that cannot be opened changes nothing.
@@ -123,7 +146,8 @@ class Live:
                     self._said = str(error)
                     _log.warning("%s stays, because what is live cannot be opened: %s", self._now.version, error)
                 return False
-            self._replaced[old.version.rpartition("@")[2]] = time.monotonic()
+            if old.built != self._now.built:
+                self._replaced[old.built] = time.monotonic()
             _log.info("serving %s from now on; %s had been served", self._now.version, old.version)
             return True
 
@@ -132,7 +156,7 @@ class Live:
         for version in [version for version, moment in self._replaced.items() if moment < before]:
             del self._replaced[version]
             try:
-                self._open.pop(version).product.close()
+                self._open.pop(version).close()
             except Exception as error:  # what was answered is on the disk already; the others are to be served on
                 _log.error("the last writes to %s may not be on the disk: %s", version, error)
 
@@ -158,7 +182,10 @@ class Live:
     def sweep(self) -> list[str]:
         """Remove the writes to versions that are in the store no more; returns which."""
         kept = set(self._store.known(Index.kind, self._name))
-        gone = [folder for folder in sorted(self._folder.glob("*")) if folder.name not in kept]
+        inputs = [manifest.inputs.get(Index.kind) for manifest in self._store.versions(Index.kind, self._name)]
+        kept |= {named["version"] for named in inputs if named}
+        place = settings().home.resolve() / "serving" / self._name
+        gone = [folder for folder in sorted(place.glob("*")) if folder.name not in kept]
         for folder in gone:
             shutil.rmtree(folder)
         return [folder.name for folder in gone]

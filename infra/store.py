@@ -14,6 +14,7 @@ the one that was read (a conditional write), so that of two publishers neither u
      +-- IntegrityError     a file is missing, cut, changed, or not what the manifest says
      +-- NotPublishedError  nothing is live under this name
      +-- WithdrawnError     the version was rolled back and may not return by itself
+     +-- SupersededError    another version is live than the one whose place it was to take
 """
 
 import contextlib
@@ -71,6 +72,10 @@ class NotPublishedError(StoreError):
 
 class WithdrawnError(StoreError):
     """The version was rolled back."""
+
+
+class SupersededError(StoreError):
+    """Another version went live meanwhile."""
 
 
 class _ChangedMeanwhileError(Exception):
@@ -306,7 +311,13 @@ class Store:
     # ---------------------------------------------------------------------------------------------- publish
 
     def publish(
-        self, ref: Ref, certificate: Mapping[str, Any], *, run_id: str = "", reinstate: bool = False
+        self,
+        ref: Ref,
+        certificate: Mapping[str, Any],
+        *,
+        run_id: str = "",
+        reinstate: bool = False,
+        instead_of: str = "",
     ) -> Current:
         """Seal a version with its certificate and make it the live one.
 
@@ -315,6 +326,7 @@ class Store:
             certificate: its claims as JSON.
             run_id: MLflow run that shows it.
             reinstate: allow a version that was rolled back.
+            instead_of: the version whose place it may take; empty: that of any, or of none.
 
         Returns:
             What is live now.
@@ -322,6 +334,7 @@ class Store:
         Raises:
             IntegrityError: the version is damaged.
             WithdrawnError: it was rolled back before and `reinstate` is not set.
+            SupersededError: neither it nor the version whose place it may take is live.
         """
         self.verify(ref)
 
@@ -330,6 +343,9 @@ class Store:
             before = self.current_or_none(ref.kind, ref.name)
             if before and ref.version in before.withdrawn and not reinstate:
                 raise WithdrawnError(f"{ref} was rolled back; roll forward to it by name, or publish another version.")
+            live = before.version if before else "nothing"
+            if instead_of and live not in (instead_of, ref.version):
+                raise SupersededError(f"{ref} was to take the place of {instead_of}, and {live} is live by now.")
             seal = self._seal(ref, certificate, run_id)
             if before and before.version == ref.version and before.manifest_sha256 == seal:
                 return before

@@ -1,7 +1,9 @@
 """Evaluate: a product meets held-out data and its independent reference; the report says how it did."""
 
 import dataclasses
+import json
 import math
+from collections import ChainMap
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -22,15 +24,18 @@ from infra.provenance import (
     this_flow_run,
 )
 from infra.refs import Dataset, Index, Model, Report
-from infra.store import open_store
+from infra.store import Store, open_store
 from models.common.certificate import Certificate, Claim
 from models.common.contracts import Judged
 from models.common.judgement import Judgement
+from tasks.index import with_writes
 from tasks.train import network_of
 
 
 @verb(timeout_seconds=timedelta(hours=4).total_seconds())
-def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model | None = None) -> Report:
+def evaluate(
+    config: Judged, product: Index | Model, data: Dataset, model: Model | None = None, against: Model | None = None
+) -> Report:
     """Judge a product, store the judgement, and show it in MLflow and on the flow run's page.
 
     Args:
@@ -38,6 +43,7 @@ def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model
         product: the candidate.
         data: holds the held-out part and the truth.
         model: what the product was made with, when that is another product.
+        against: the live version that the candidate must not be worse than; None when there is none.
 
     Returns:
         The report.
@@ -47,7 +53,8 @@ def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model
     """
     flow_run, store = this_flow_run(), open_store()
     store.verify(product)
-    judgement = config.judge(store.open(product), store.open(data), network_of(store, model))
+    opened = with_champion(store, with_writes(store, product, data), against)
+    judgement = config.judge(store.open(product), opened, network_of(store, model))
     judgement = dataclasses.replace(
         judgement, certificate=_with_checksums(judgement.certificate, len(store.open(product)))
     )
@@ -61,6 +68,15 @@ def evaluate(config: Judged, product: Index | Model, data: Dataset, model: Model
     return report
 
 
+def with_champion(store: Store, data: Mapping[str, Any], champion: Model | None) -> Mapping[str, Any]:
+    """A dataset, and as its part `champion` the live version: its `network`, and the `data` that it was made from."""
+    if champion is None:
+        return data
+    behind = store.open(champion).manifest.input(Dataset, store.root)
+    part = {"network": network_of(store, champion), "data": store.open(behind)}
+    return ChainMap({"champion": part}, data)  # type: ignore[arg-type]
+
+
 def show(run: tracking.Run, judgement: Judgement, title: str) -> None:
     """Put a judgement where people look: MLflow's metrics, tables and figures, and the flow run's artifacts."""
     run.metrics({**judgement.metrics, "certificate_holds": float(judgement.certificate.holds)})
@@ -70,6 +86,7 @@ def show(run: tracking.Run, judgement: Judgement, title: str) -> None:
     run.text("certificate.md", certificate)
     for figure in judgement.figures:
         path = f"figures/{figure.name}.png"
+        run.text(f"figures/{figure.name}.json", json.dumps(spelled(dataclasses.asdict(figure)), indent=1))
         run.image(path, draw(figure))
         if run.image_url(path):
             create_image_artifact(run.image_url(path), key=_key(figure.name), description=figure.title)

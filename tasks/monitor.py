@@ -14,6 +14,7 @@ from infra.store import open_store
 from models.common.contracts import Curatable, Monitored
 from models.common.judgement import Judgement
 from tasks.evaluate import show
+from tasks.index import with_writes
 from tasks.train import network_of
 
 
@@ -37,7 +38,7 @@ def watch(config: Monitored, data: Curatable) -> Judgement:
     opened = store.open(live)
     dataset = opened.manifest.input(Dataset, store.root)
     model = opened.manifest.input(Model, store.root) if Model.kind in opened.manifest.inputs else None
-    judgement = config.watch(opened, store.open(dataset), network_of(store, model))
+    judgement = config.watch(opened, with_writes(store, live, dataset), network_of(store, model))
     with tracked(config, dataset, flow_run, "monitoring") as run:
         run.tags({"purpose": "monitoring", "version": live.version})
         show(run, judgement, flow_run.name)

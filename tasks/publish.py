@@ -23,20 +23,23 @@ from infra.provenance import (
 )
 from infra.refs import Dataset, Index, Model, Outcome, Report
 from infra.registry import mirror_when_there
-from infra.store import WithdrawnError, open_store
+from infra.store import SupersededError, WithdrawnError, open_store
 from models.common.contracts import Curatable
 from models.common.gate import GateConfig, decide
 from tasks.evaluate import judgement_of
 
 
 @verb(retries=2, retry_delay_seconds=5, timeout_seconds=1800)
-def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome:
+def publish(
+    product: Index | Model, report: Report, gate: GateConfig, instead_of: Index | Model | None = None
+) -> Outcome:
     """Make a candidate live when its certificate holds and the gate agrees; otherwise the champion stays.
 
     Args:
         product: the candidate.
         report: its judgement.
         gate: when it may go live.
+        instead_of: the version that it was made from or compared with, when it may take the place of that one alone.
 
     Returns:
         What happened. A refusal is no error: whatever depends on the product goes on with the champion.
@@ -47,7 +50,8 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
     store = open_store()
     judgement = judgement_of(store.open(report))
     before = store.current_or_none(product.kind, product.name)
-    decision = decide(gate, judgement.certificate, judgement.metrics, has_champion=before is not None)
+    rivalled = before is not None and before.version != product.version
+    decision = decide(gate, judgement.certificate, judgement.metrics, has_champion=rivalled)
     status: Literal["published", "unchanged", "refused"] = "published" if decision.publish else "refused"
     reason = decision.reason
     if decision.publish:
@@ -65,11 +69,12 @@ def publish(product: Index | Model, report: Report, gate: GateConfig) -> Outcome
                     for c in judgement.certificate.claims
                 ]
             }
-            store.publish(product, certificate, run_id=report.run_id)
+            place = instead_of.version if instead_of else ""
+            store.publish(product, certificate, run_id=report.run_id, instead_of=place)
             if before and before.version == product.version:
                 status, reason = "unchanged", f"{product} was live already."
-        except WithdrawnError as withdrawn:
-            status, reason = "refused", str(withdrawn)
+        except (SupersededError, WithdrawnError) as refusal:
+            status, reason = "refused", str(refusal)
     elif before and before.version == product.version:
         reason = f"{product} is LIVE and no longer holds, roll back or mend it: {reason}"
     mirror_when_there(store, product.kind, product.name)
@@ -150,10 +155,35 @@ def champion(kind: Literal["model"], config: Curatable) -> Model:
     return open_store().live(Model, product_name(config))
 
 
-def data_behind(product: Model) -> Dataset:
+@task(cache_policy=RUN_ID + INPUTS, persist_result=True, result_serializer="json")
+def rival(product: Model) -> Model | None:
+    """The live version that a candidate is compared with; a retry goes on with the one that the run began with.
+
+    Args:
+        product: the candidate.
+
+    Returns:
+        The live version; None when nothing is live, or the candidate itself.
+
+    Raises:
+        IntegrityError: the manifest of the live version is not the one that was published.
+    """
+    store = open_store()
+    current = store.current_or_none(product.kind, product.name)
+    return None if current is None or current.version == product.version else store.live(Model, product.name)
+
+
+def data_behind(product: Index | Model) -> Dataset:
     """The dataset that a product was made from."""
     store = open_store()
     return store.open(product).manifest.input(Dataset, store.root)
+
+
+def model_behind(product: Index) -> Model | None:
+    """The model that a product was made with; None when it was made without."""
+    store = open_store()
+    manifest = store.open(product).manifest
+    return manifest.input(Model, store.root) if Model.kind in manifest.inputs else None
 
 
 def verdict(*outcomes: Outcome) -> list[Outcome]:

@@ -1,6 +1,6 @@
 """Kills, damages and crowds for a live index, each with a count, and what was found.
 
-    python -m tests.deltas FOLDER SEED [flushed=COUNT] [killed=COUNT] [steps=COUNT] [refused=COUNT]
+    python -m tests.deltas FOLDER SEED [flushed=COUNT] [killed=COUNT] [steps=COUNT] [adopted=COUNT] [refused=COUNT]
 
 Run as a program, for it forks: one process with one thread, and with everything imported, gives its children a start of
 milliseconds. It prints what it found as JSON.
@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from models.feed.retrieval.delta import DamageError, DeltaError, LiveIndex
+from models.feed.retrieval.delta import DamageError, DeltaError, LiveIndex, replayed, stored
 from models.feed.retrieval.filter import col
 from models.feed.retrieval.index import RetrievalIndex
 
@@ -301,6 +301,54 @@ def steps(folder: Path, count: int, seed: int) -> dict[str, Any]:
         with LiveIndex(place, write=True) as live:
             history.go_on(live)
             told[PROMISED] = live.sequence
+
+    return _stepwise(folder, count, seed, history, told, walk)
+
+
+def adopted(folder: Path, count: int, seed: int) -> dict[str, Any]:
+    """The same for a writer that goes on while what it holds is compacted and published, and then stands on that.
+
+    Args:
+        folder: a fresh one.
+        count: how many of the steps, drawn; 0 for all.
+        seed: of the history and the draw.
+
+    Returns:
+        As `steps`.
+    """
+    history, told = History(seed), Told()
+
+    def walk(place: Path) -> None:
+        with LiveIndex(place, write=True) as live:
+            for _ in range(2):
+                history.go_on(live, 2)
+                live.flush()
+                published = compacted(place)
+                history.go_on(live, 2)
+                told[PROMISED] = live.sequence
+                live.adopt(**published)
+            history.go_on(live)
+            live.flush()
+            told[PROMISED] = live.sequence
+        origin = f"history {seed}"
+        with LiveIndex.open(place, origin=origin, **compacted(place)) as live:  # as a service that begins
+            history.go_on(live)
+            told[PROMISED] = live.sequence
+
+    return _stepwise(folder, count, seed, history, told, walk)
+
+
+def compacted(folder: Path) -> dict[str, Any]:
+    """What a compaction makes of a folder: items, their line, and the number of the last write in them."""
+    found = stored(folder)
+    assert found is not None
+    return {"payload": replayed(found), "line": found.description.line, "sequence": found.sequence}
+
+
+def _stepwise(
+    folder: Path, count: int, seed: int, history: History, told: Told, walk: Callable[[Path], None]
+) -> dict[str, Any]:
+    """Kill whoever walks before, within and after steps of the walk; see `steps`."""
 
     def begun(name: str) -> Path:
         place = folder / name
@@ -607,7 +655,7 @@ def may_mount() -> bool:
 if __name__ == "__main__":
     torch.set_num_threads(1)  # before anything is computed: a fork has none of its parent's threads
     first()  # compiles, once for all children
-    _acts = {"flushed": flushed, "killed": killed, "steps": steps, "refused": refused}
+    _acts = {"flushed": flushed, "killed": killed, "steps": steps, "adopted": adopted, "refused": refused}
     _asked = dict(word.split("=") for word in sys.argv[3:])
     _places = {_name: Path(sys.argv[1]) / ("" if _name == "refused" else _name) for _name in _asked}
     _seed = int(sys.argv[2])

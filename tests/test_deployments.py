@@ -24,6 +24,7 @@ PRESETS = {
     ("flows.retrieval.follow_encoder", "tiny"): retrieval.tiny,
     ("flows.retrieval.follow_encoder", "small"): retrieval.small,
     ("flows.retrieval.backfill_index", "tiny"): retrieval.tiny_by_day,
+    ("flows.retrieval.compact_index", "tiny"): retrieval.tiny,
     ("flows.retrieval.monitor_recall", "tiny"): retrieval.tiny,
 }
 

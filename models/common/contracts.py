@@ -172,15 +172,39 @@ class Indexable(Protocol):
         """The index as parts to be stored."""
 
 
+class Compactable(Protocol):
+    """A configuration whose product is written to in service, and can be published as it became."""
+
+    def compact(self, built: Payload, folder: Path, before: Payload | None) -> tuple[Payload, Payload] | None:
+        """The product with the writes that a folder holds for certain, and these writes as parts of their own.
+
+        Args:
+            built: the product as it was built.
+            folder: what its service keeps; it may be written to meanwhile.
+            before: the writes that the live version holds; None when it is as it was built.
+
+        Returns:
+            Both; None when the folder holds nothing that the live version lacks. The same items give the same parts.
+
+        Raises:
+            Exception: the folder is damaged, or holds other writes than the live version.
+        """
+
+
 class Judged(Protocol):
     """A configuration that judges its product against an independent reference."""
 
     def judge(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
-        """Metrics on held-out data and the certificate."""
+        """Metrics on held-out data and the certificate.
+
+        The part `writes` of the data, where there is one, has what was written to the product since it was built. The
+        part `champion` has the live version that the product must not be worse than, as `network`, and the `data` that
+        it was made from; metrics then have `gain_over_champion_low` (see `models.common.gate`).
+        """
 
 
 class Monitored(Protocol):
     """A configuration whose live product is watched in service."""
 
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
-        """Replay sampled requests against the exact answer."""
+        """Replay sampled requests against the exact answer; the data are those of `Judged.judge`."""

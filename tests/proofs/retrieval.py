@@ -174,7 +174,7 @@ def delta(_: Proof) -> Pieces:
     """A piece for each way in which a live index may come to harm."""
     from tests import deltas
 
-    counts = {"flushed": FLUSH_KILLS, "killed": WRITER_KILLS, "steps": 0}
+    counts = {"flushed": FLUSH_KILLS, "killed": WRITER_KILLS, "steps": 0, "adopted": 0}
     pieces = {name: partial(_harmed, name, count) for name, count in counts.items()}
     pieces["damaged"] = lambda _: _in_folder(partial(deltas.damaged, flips=FLIPS, cuts=CUTS, seed=SEEDS[0]))
     pieces["crowded"] = lambda _: _in_folder(partial(deltas.crowded, seconds=CROWDED_S, seed=SEEDS[0]))
@@ -200,6 +200,7 @@ def report_delta(found: Mapping[str, Found]) -> Report:
         "flushed": ("killed after `flush` returned, at once or some writes later", FLUSH_KILLS),
         "killed": ("killed at a random moment of upserting, deleting and compacting", WRITER_KILLS),
         "steps": ("killed before, within or after each call to the system", 0),
+        "adopted": ("killed so while its folder comes to stand on a compacted version", 0),
     }
     rows, missed, lines = [], [], []
     for name, (what, count) in said.items():

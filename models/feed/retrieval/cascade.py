@@ -227,9 +227,13 @@ class MixtureSearching:
     def __call__(
         self, queries: NDArray[np.float32], k: int, filters: Sequence[Where] | None
     ) -> tuple[Integers, NDArray[np.float64], Integers]:
-        """Identifiers (B, K), scores (B, K) and passing items (B), with mixtures of a tenth of the items, or 2 k."""
-        hits = self._index.search(queries, k, filters, budget=max(self._work, 2 * k))
+        """Identifiers (B, K), scores (B, K) and passing items (B); see `hits`."""
+        hits = self.hits(queries, k, filters)
         return hits.ids.numpy(), hits.scores.numpy(), hits.passing.numpy()
+
+    def hits(self, queries: NDArray[np.float32], k: int, filters: Sequence[Where] | None) -> MixtureHits:
+        """The answers with what is certain about them, by mixtures of a tenth of the items, or of 2 k."""
+        return self._index.search(queries, k, filters, budget=max(self._work, 2 * k))
 
 
 def tower_queries(network: MixtureOfLogits, members: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -68,6 +68,19 @@ class Exact(NamedTuple):
     scores: NDArray[np.float64]
     passing: NDArray[np.int64]
 
+    @classmethod
+    def empty(cls, queries: int, k: int) -> "Exact":
+        """Answers in which nothing passes."""
+        return cls(np.full((queries, k), -1, np.int64), np.full((queries, k), -np.inf), np.zeros(queries, np.int64))
+
+    def fill(self, query: int, ids: NDArray[np.int64], passing: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:
+        """Put in the answer to one query: the best of the rows (N) that pass."""
+        rows = np.flatnonzero(passing)
+        best = rows[np.lexsort((ids[rows], -scores[rows]))][: self.ids.shape[1]]
+        self.ids[query, : len(best)] = ids[best]
+        self.scores[query, : len(best)] = scores[best]
+        self.passing[query] = len(rows)
+
 
 def exact_answer(
     vectors: Vectors,
@@ -94,17 +107,41 @@ def exact_answer(
     Source:
         Ours; the definition of the task, as plain as it can be written.
     """
-    source = _Source(vectors, ids, attributes)
-    found = Exact(
-        np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf), np.zeros(len(queries), np.int64)
-    )
+    source, exact = _Source(vectors, ids, attributes), Exact.empty(len(queries), k)
     for query, passing, scores in source.judged(queries, filters):
-        rows = np.flatnonzero(passing)
-        best = rows[np.lexsort((source.ids[rows], -scores[rows]))][:k]
-        found.ids[query, : len(best)] = source.ids[best]
-        found.scores[query, : len(best)] = scores[best]
-        found.passing[query] = len(rows)
-    return found
+        exact.fill(query, source.ids, passing, scores)
+    return exact
+
+
+def exact_and_recall(
+    found: NDArray[np.int64],
+    vectors: Vectors,
+    ids: NDArray[np.int64],
+    attributes: pa.Table | None,
+    queries: Vectors,
+    filters: Sequence[Filter],
+) -> tuple[Exact, NDArray[np.float64]]:
+    """What `exact_answer` and `recall_at_k` say, in one reading of the rows.
+
+    Args:
+        found: of shape (B, K): ids, -1 in unfilled places.
+        vectors: as in `exact_answer`, like all that follow.
+        ids: source ids.
+        attributes: source attributes.
+        queries: of shape (B, D).
+        filters: B filters.
+
+    Returns:
+        The right answers, and the recall of every query, of shape (B,).
+
+    Source:
+        See these two.
+    """
+    source, exact, recall = _Source(vectors, ids, attributes), Exact.empty(*found.shape), np.ones(len(queries))
+    for query, passing, scores in source.judged(queries, filters):
+        exact.fill(query, source.ids, passing, scores)
+        recall[query] = source.recall(query, found[query], queries[query], passing, scores)
+    return exact, recall
 
 
 def recall_at_k(
@@ -698,7 +735,76 @@ def certify_towers(
     )
 
 
+def certify_two_stages(
+    *,
+    found: NDArray[np.int64],
+    certified: NDArray[np.bool_],
+    weights: Mapping[str, Any],
+    items: Vectors,
+    ids: NDArray[np.int64],
+    attributes: pa.Table | None,
+    queries: Vectors,
+    filters: Sequence[Filter],
+) -> tuple[NDArray[np.float64], Certificate]:
+    """Judge a search in two stages from outside: compare every passing item with every member, and look what it missed.
+
+    Args:
+        found: of shape (B, K): ids that it answered, -1 in unfilled places.
+        certified: of shape (B,): whether it said that the answer is exact.
+        weights: tensors of the model by name; they tell how it compares.
+        items: of shape (N, X): rows of the items.
+        ids: of shape (N,): theirs.
+        attributes: N rows, or None.
+        queries: of shape (B, X'): rows of the members.
+        filters: B filters.
+
+    Returns:
+        Recall of every query against the K best passing items, ties counted by score, of shape (B,); and exact claims:
+        what was called exact is, and no item passes that should not.
+
+    Source:
+        Ours.
+    """
+    exact = {name: np.asarray(tensor, np.float64) for name, tensor in weights.items()}
+    compare, _ = _comparison(exact, exact["items.weight"].shape[1])
+    source, recall = _Source(items, ids, attributes), np.ones(len(queries))
+    forbidden = wrong = 0
+    for query, where in enumerate(filters):
+        passing = source.passing(where)
+        there = found[query][found[query] >= 0].tolist()
+        rows = {source.row_of[identity] for identity in there if identity in source.row_of}
+        hits = [row for row in rows if passing[row]]
+        forbidden += len(there) - len(hits)
+        possible = min(found.shape[1], int(passing.sum()))
+        if possible:
+            scores = compare(queries[query].astype(np.float64), source.vectors[passing].astype(np.float64))
+            last = np.sort(scores)[-possible]
+            score = dict(zip(np.flatnonzero(passing).tolist(), scores.tolist(), strict=True))
+            recall[query] = sum(score[row] >= last - _ROUNDING * (1 + abs(last)) for row in hits) / possible
+        wrong += bool(certified[query] and recall[query] < 1)
+    claims = (
+        Claim(
+            name="certified_answers_wrong",
+            kind="exact",
+            value=float(wrong),
+            limit=0.0,
+            detail=f"Answers, of {int(certified.sum())} that the two stages call exact, without one of the best items.",
+        ),
+        Claim(
+            name="two_stage_forbidden_rows",
+            kind="exact",
+            value=float(forbidden),
+            limit=0.0,
+            detail=f"Items in {len(queries)} answers of the two stages that their filter rejects, or that stand twice.",
+        ),
+    )
+    return np.minimum(1.0, recall), Certificate(claims=claims)
+
+
 Reals = NDArray[np.float64]
+
+_ROUNDING = 1e-9
+"""How far two float64 computations of one mixture may lie apart, relative to it; they differ by some 1e-14."""
 
 
 def _comparison(weights: Mapping[str, Reals], width: int) -> tuple[Callable[[Reals, Reals], Reals], float]:

@@ -20,7 +20,7 @@ from models.feed.retrieval import judge as judging
 from models.feed.retrieval.batches import Batch, InteractionBatches, latest_items
 from models.feed.retrieval.cascade import MixtureSearching, tower_queries
 from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensConfig, index_ids
-from models.feed.retrieval.delta import LiveIndex
+from models.feed.retrieval.delta import DeltaError, LiveIndex, replayed, stored
 from models.feed.retrieval.examine import examine
 from models.feed.retrieval.features import attribute_names, encode_attributes
 from models.feed.retrieval.generator import GeneratorConfig
@@ -31,6 +31,7 @@ from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_b
 from models.feed.retrieval.mixture import Hadamard, MixtureOfLogits, SimilarityConfig, compare_by
 from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
 from models.feed.retrieval.table import TableConfig
+from models.feed.retrieval.writes import Writes, writes_of
 
 __all__ = [
     "DataConfig",
@@ -154,9 +155,32 @@ class IndexConfig:
             )
         return RetrievalIndex.build(item_vectors(data, network), index_ids(data), self.filterable(data)).snapshot()
 
-    def open_live(self, payload: Payload, folder: Path, origin: str) -> LiveIndex:
+    def open_live(self, payload: Payload, folder: Path, origin: str, writes: Payload | None = None) -> LiveIndex:
         """A published index for serving, with the writes that a folder holds; see `LiveIndex.open`."""
-        return LiveIndex.open(folder, payload, origin=origin)
+        return LiveIndex.open(folder, payload, origin=origin, **(writes["about"] if writes else {}))
+
+    def adopt(self, product: LiveIndex, payload: Payload, writes: Payload) -> None:
+        """Let a live index stand on a published one that holds some of its writes; see `LiveIndex.adopt`."""
+        product.adopt(payload, **writes["about"])
+
+    def compact(self, built: Payload, folder: Path, before: Payload | None) -> tuple[Payload, Payload] | None:
+        """An index with the writes that a folder holds, and these writes; see `Compactable`.
+
+        Raises:
+            DeltaError: the folder is damaged, or holds other writes than the live version.
+        """
+        found = stored(folder)
+        held = Writes.of(before) if before else None
+        if found is None or not found.sequence:
+            return None
+        if held and held.line != found.description.line:
+            raise DeltaError(
+                f"{folder} holds other writes (line {found.description.line}) than the live version (line "
+                f"{held.line}); compact where that is written to."
+            )
+        if held and found.sequence <= held.sequence:
+            return None
+        return replayed(found), writes_of(built, found).parts()
 
     def application(self, source: Callable[[], tuple[LiveIndex, str]]) -> Any:
         """The HTTP service of whatever `source` gives at the moment of a request: an index and its version."""
@@ -225,6 +249,10 @@ class RetrievalConfig:
             towers = self.encoder.network(product["training"]["sizes"]).eval()
             towers.load_state_dict(product["weights"])
             return judging.judge_towers(product, data, self._source(data, towers), self.judgement)
+        if "writes" in data:
+            return judging.judge_compacted(
+                product, Writes.of(data["writes"]), self._source(data, network), self.judgement
+            )
         return judging.judge(product, data, self._source(data, network), self.judgement)
 
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
@@ -234,19 +262,22 @@ class RetrievalConfig:
     def _source(self, data: Payload, network: torch.nn.Module | None) -> judging.Source:
         """What the index should hold, made again from data and network."""
         members = query_vectors(data, network)
-        source = judging.Source(
-            vectors=item_vectors(data, network),
-            ids=index_ids(data),
-            attributes=self.index.filterable(data),
-            queries=members,
-            members=members,
-        )
+        vectors, ids, attributes = item_vectors(data, network), index_ids(data), self.index.filterable(data)
+        if "writes" in data:
+            vectors, ids, attributes = Writes.of(data["writes"]).applied(vectors, ids, attributes)
+        source = judging.Source(vectors=vectors, ids=ids, attributes=attributes, queries=members, members=members)
         if network is None or type(network) is TwoTower:
             return source
-        source = replace(source, compare=compare_by(_towers(network)))
         if not isinstance(network, MixtureOfLogits):
-            return source
-        return replace(source, queries=tower_queries(network, members), search=partial(MixtureSearching, network))
+            return replace(source, compare=compare_by(_towers(network)), ranking="Hadamard network")
+        return replace(
+            source,
+            queries=tower_queries(network, members),
+            compare=compare_by(network),
+            search=partial(MixtureSearching, network),
+            ranking="mixture of logits",
+            weights={name: tensor.numpy() for name, tensor in network.state_dict().items()},
+        )
 
 
 def item_vectors(data: Payload, network: torch.nn.Module | None) -> NDArray[np.float32]:

@@ -29,6 +29,7 @@ import hashlib
 import itertools
 import json
 import os
+import secrets
 import struct
 import threading
 import time
@@ -90,6 +91,7 @@ class Description:
         sequence: number of the last write that it holds whole; the first record has the next.
         schema: columns of an upsert: ids, vectors, then the attributes by name; as an Arrow message in base64.
         origin: whatever the maker of the index said about where the items came from.
+        line: whose numbers those of the writes are: drawn when the folder is made, kept through every new base.
     """
 
     base: str
@@ -98,6 +100,7 @@ class Description:
     sequence: int
     schema: str
     origin: str
+    line: str = ""
 
     @cached_property
     def columns(self) -> pa.Schema:
@@ -129,6 +132,25 @@ class Record(NamedTuple):
     kind: int
     payload: bytes
     after: Position
+
+
+class Stored(NamedTuple):
+    """What a folder holds for certain.
+
+    Attributes:
+        description: of the delta.
+        base: parts of the index before the first record.
+        records: the writes since that are on the disk.
+    """
+
+    description: Description
+    base: Payload
+    records: tuple[Record, ...]
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last of these writes."""
+        return self.records[-1].after.sequence if self.records else self.description.sequence
 
 
 class Delta:
@@ -333,13 +355,17 @@ class LiveIndex:
             self._held = held.pop_all()
 
     @classmethod
-    def create(cls, folder: str | Path, payload: Payload, *, origin: str = "") -> "LiveIndex":
+    def create(
+        cls, folder: str | Path, payload: Payload, *, origin: str = "", line: str = "", sequence: int = 0
+    ) -> "LiveIndex":
         """Make a folder of items and open it for writing.
 
         Args:
             folder: where; made if there is none.
             payload: parts of an index, as `RetrievalIndex.snapshot` gives them and the store keeps them.
             origin: anything that names where the items came from, such as the digest of a published version.
+            line: the line of writes that the items hold already; none: a new one.
+            sequence: number of the last of these writes.
 
         Returns:
             The live index.
@@ -361,7 +387,8 @@ class LiveIndex:
             try:
                 with _changing(folder):
                     part = folder / f"{_DELTA}.part"
-                    Delta.create(part, _write_base(folder, plain, 0, origin)).close()
+                    line = line or secrets.token_hex(8)
+                    Delta.create(part, _write_base(folder, plain, sequence, origin, line)).close()
                     part.replace(folder / _DELTA)
                     sync_folder(folder)
             except BaseException:
@@ -373,20 +400,35 @@ class LiveIndex:
         return cls(folder, write=True)
 
     @classmethod
-    def open(cls, folder: str | Path, payload: Payload, *, origin: str) -> "LiveIndex":
+    def open(
+        cls, folder: str | Path, payload: Payload, *, origin: str, line: str = "", sequence: int = 0
+    ) -> "LiveIndex":
         """Open a folder for writing, made of the items if there is none; arguments and errors as in `create`.
+
+        When the items hold writes of a line, the folder takes them over as its base: see `adopt`. A folder that lacks
+        some of these, as one that was restored from a copy does, begins anew with the items: they hold all it has.
 
         Raises:
             DamageError: the folder began with items of another origin, or a file differs from what was acknowledged.
             LockedError: another process writes.
+            DeltaError: see `adopt`.
         """
         if not (Path(folder) / _DELTA).exists():
-            return cls.create(folder, payload, origin=origin)
+            return cls.create(folder, payload, origin=origin, line=line, sequence=sequence)
         live = cls(folder, write=True)
-        if live.origin != origin:
-            found = live.origin
+        try:
+            if live.origin != origin:
+                raise DamageError(
+                    f"{folder}: expected writes to {origin}, found those to {live.origin}; name another folder."
+                )
+            if line == live.line and sequence > live.sequence:
+                with live._compacting, _changing(live._folder):
+                    live._rebase(RetrievalIndex.restore(payload).snapshot(), live._at, line, sequence)
+            elif line:
+                live.adopt(payload, line=line, sequence=sequence)
+        except BaseException:
             live.close()
-            raise DamageError(f"{folder}: expected writes to {origin}, found those to {found}; name another folder.")
+            raise
         return live
 
     # --- what it is ---------------------------------------------------------------------------------------------------
@@ -405,6 +447,11 @@ class LiveIndex:
     def origin(self) -> str:
         """What `create` was told."""
         return self._delta.description.origin
+
+    @property
+    def line(self) -> str:
+        """Whose numbers those of the writes are; `Description` has more."""
+        return self._delta.description.line
 
     def __len__(self) -> int:
         """Items that can be found."""
@@ -527,17 +574,63 @@ class LiveIndex:
             with self._writing:
                 self._check()
                 start, index = self._at, self._index
-            try:
-                # It may hold some of the writes behind `start`: that they are done again changes nothing.
-                plain = index.snapshot()
-                fresh = RetrievalIndex.restore(plain).to(index.vectors.device)
-                description = _write_base(self._folder, plain, start.sequence, self.origin)
-                with self._flushing, self._writing:
-                    self._check()
-                    self._replace(fresh, description, start)
-            finally:
-                if not self._fault:
-                    _sweep(self._folder, self._delta.description.base)
+            # It may hold some of the writes behind `start`: that they are done again changes nothing.
+            self._rebase(index.snapshot(), start, self.line, start.sequence)
+
+    def adopt(self, payload: Payload, *, line: str, sequence: int) -> None:
+        """Begin a new delta over published items which hold the writes of this folder up to a number.
+
+        As `compact`, but the base is what was published, and so what was certified. Nothing happens when the base holds
+        these writes already.
+
+        Args:
+            payload: parts of an index.
+            line: whose writes the items hold; a folder without a write of its own takes over any.
+            sequence: number of the last of these writes.
+
+        Raises:
+            DeltaError: the items hold writes that the folder lacks, or lack some that it has; or the disk does not take
+                them. The old pair stays and serves.
+
+        Source:
+            Ours.
+        """
+        with self._compacting, _changing(self._folder):
+            with self._writing:
+                self._check()
+                first, mine = self._delta.first, self.line
+                if line == mine:
+                    if sequence <= first.sequence:
+                        return
+                    if sequence > self._at.sequence:
+                        raise DeltaError(
+                            f"{self._folder} has writes up to {self._at.sequence}, the items hold those up to "
+                            f"{sequence}; open it again."
+                        )
+                elif self._at.sequence:
+                    raise DeltaError(
+                        f"{self._folder} has {self._at.sequence} writes of its own, the items hold those of another "
+                        f"folder (line {line}, here {mine or 'none'}); move it away to go on without its writes."
+                    )
+            start = first
+            if line == mine:
+                start = next(at.after for at in self._delta.read(first) if at.after.sequence == sequence)
+            self._rebase(RetrievalIndex.restore(payload).snapshot(), start, line, sequence)
+
+    def _rebase(self, plain: Payload, start: Position, line: str, sequence: int) -> None:
+        """Begin a delta over a snapshot, which holds the writes of a line up to a number; those behind `start`, a place
+        in the delta of now, are done again."""
+        try:
+            fresh = RetrievalIndex.restore(plain).to(self._index.vectors.device)
+            description = _write_base(self._folder, plain, sequence, self.origin, line)
+            with self._flushing, self._writing:
+                self._check()
+                # The records are copied as they are, and were written by the schema of now.
+                schema = self._delta.description.schema
+                self._replace(fresh, dataclasses.replace(description, schema=schema), start)
+        finally:
+            if not self._fault:
+                _sweep(self._folder, self._delta.description.base)
 
     def _replace(self, fresh: RetrievalIndex, description: Description, start: Position) -> None:
         """Copy the records behind a place into a delta over a new base, and put both in place of the old ones."""
@@ -652,6 +745,56 @@ class LiveIndex:
             raise
 
 
+def stored(folder: str | Path) -> Stored | None:
+    """What a folder holds for certain, while its writer goes on: what the next crash of the machine cannot take.
+
+    Args:
+        folder: what `LiveIndex.create` made.
+
+    Returns:
+        Base and writes; None when there is no live index.
+
+    Raises:
+        DamageError: a file differs from what was acknowledged.
+
+    Source:
+        Ours.
+    """
+    folder = Path(folder)
+    while (folder / _DELTA).exists():
+        with contextlib.closing(Delta(folder / _DELTA)) as delta:
+            try:
+                return Stored(delta.description, _read_base(folder, delta.description), _durable(delta))
+            except FileNotFoundError as error:
+                if not delta.replaced():  # else it was compacted meanwhile, and its base went away
+                    raise DamageError(f"{folder / delta.description.base}: expected a file, found none.") from error
+    return None
+
+
+def _durable(delta: Delta) -> tuple[Record, ...]:
+    """The records that are on the disk for certain."""
+    acknowledged = delta.acknowledged()
+    return tuple(itertools.takewhile(lambda record: record.after.offset <= acknowledged, delta.read(delta.first)))
+
+
+def replayed(found: Stored) -> Payload:
+    """The parts of an index of what a folder holds.
+
+    Args:
+        found: what `stored` gave.
+
+    Returns:
+        What `RetrievalIndex.snapshot` gives.
+
+    Source:
+        LiNR's compacted snapshot (section 4).
+    """
+    index = RetrievalIndex.restore(found.base)
+    for _ in _replay(index, found.description.columns, found.records):
+        pass
+    return index.snapshot()
+
+
 def _replay(index: RetrievalIndex, columns: pa.Schema, records: Iterable[Record]) -> Iterator[Position]:
     """Do writes again, neighbours of one kind as one, and tell how far; doing them twice changes nothing."""
     for kind, alike in itertools.groupby(records, key=lambda record: record.kind):
@@ -691,7 +834,7 @@ def _parts(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.float32], pa.
     return np.array(table.column(0).to_numpy()), flat, attributes
 
 
-def _write_base(folder: Path, plain: Payload, sequence: int, origin: str) -> Description:
+def _write_base(folder: Path, plain: Payload, sequence: int, origin: str, line: str) -> Description:
     """Write a snapshot as a file that is named by its content, and wait until the disk has it; raises OSError."""
     attributes = plain["attributes"]
     vector = pa.list_(pa.float32(), plain["vectors"].shape[1])
@@ -709,7 +852,7 @@ def _write_base(folder: Path, plain: Payload, sequence: int, origin: str) -> Des
     part.replace(folder / name)
     sync_folder(folder)  # the name is to be there before the delta that speaks of it
     schema = base64.b64encode(pa.schema([*fixed, *map(_without_dictionary, attributes.schema)]).serialize()).decode()
-    return Description(name, length, digest, sequence, schema, origin)
+    return Description(name, length, digest, sequence, schema, origin, line)
 
 
 def _without_dictionary(field: pa.Field) -> pa.Field:

@@ -16,7 +16,9 @@ from models.common.certificate import Certificate, Claim
 from models.common.configuration import check, setting
 from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement, Series
-from models.feed.retrieval.certificate import certify, certify_towers, exact_answer
+from models.feed.points import degrees_of, is_point
+from models.feed.retrieval.cascade import MixtureSearching
+from models.feed.retrieval.certificate import certify, certify_towers, certify_two_stages, exact_and_recall
 from models.feed.retrieval.filter import Column, Everything, Filter, col
 from models.feed.retrieval.generator import utility
 from models.feed.retrieval.index import RetrievalIndex
@@ -34,7 +36,7 @@ from models.feed.retrieval.metrics import (
     rank_by,
     reciprocal_rank,
 )
-from models.feed.retrieval.points import degrees_of, is_point
+from models.feed.retrieval.writes import Writes
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -89,8 +91,10 @@ class Source:
         attributes: N rows of what filters may name.
         queries: (Q, D), of the test members in the order of the test part, or held-out vectors.
         members: (Q, X), what members are compared by; the queries themselves but for a learned similarity.
-        compare: scores of members and items, by which the towers alone rank.
+        compare: scores of members and items, by which the encoder alone ranks.
         search: how an index is asked about members.
+        ranking: what ranks, in words.
+        weights: of a mixture, by name: what its two stages are judged by; None for everything else.
     """
 
     vectors: NDArray[np.float32]
@@ -100,6 +104,8 @@ class Source:
     members: NDArray[np.float32]
     compare: Compare = inner_product
     search: "Callable[[Payload], Search]" = lambda product: Searching(RetrievalIndex.restore(product))
+    ranking: str = "two towers"
+    weights: Mapping[str, Any] | None = None
 
 
 def judge(product: Payload, data: Payload, source: Source, settings: JudgementConfig) -> Judgement:
@@ -117,32 +123,14 @@ def judge(product: Payload, data: Payload, source: Source, settings: JudgementCo
     Source:
         Ours; the exhaustive reference is `certificate.exact_answer`.
     """
-    index = RetrievalIndex.restore(product)
-    drawn = np.random.default_rng(settings.seed).permutation(len(source.queries))[: settings.queries]
-    certificate = certify(
-        Searching(index),
-        vectors=source.vectors,
-        ids=source.ids,
-        attributes=source.attributes,
-        queries=source.queries[drawn],
-        k=settings.k,
-        cases=settings.cases,
-        seed=settings.seed,
-    )
-    metrics = {claim.name: claim.value for claim in certificate.claims if claim.name.startswith("filtered_recall")}
-    metrics |= {"index_rows": float(len(product["ids"])), "index_bytes": float(_bytes(product))}
-    headline = f"filtered_recall_at_{settings.k}"
+    certificate, metrics = _searched(product, source, settings)
     if "test" not in data:
-        return Judgement(
-            headline=headline,
-            metrics=metrics,
-            certificate=certificate,
-            table=tuple(
-                {"claim": claim.name, "found": claim.value, "limit": claim.limit} for claim in certificate.claims
-            ),
-            protocol=data["about"]["protocol"],
-        )
-    contest = _contest(lambda users, seen, k: _answers(source.search(product), source, users, seen, k), data)
+        return _of_claims(certificate, metrics, settings, data["about"]["protocol"])
+    search = source.search(product)
+    if isinstance(search, MixtureSearching):
+        staged, more = _two_stages(search, source, settings)
+        certificate, metrics = Certificate(claims=(*certificate.claims, *staged.claims)), metrics | more
+    contest = _contest(lambda users, seen, k: _answers(search, source, users, seen, k), data, source.ranking)
     metrics |= contest.metrics(settings)
     claim = _gain(contest, metrics, settings)
     return Judgement(
@@ -155,13 +143,108 @@ def judge(product: Payload, data: Payload, source: Source, settings: JudgementCo
     )
 
 
+def judge_compacted(product: Payload, writes: Writes, source: Source, settings: JudgementConfig) -> Judgement:
+    """Judge an index that holds what was written to it: does it hold and find what it should now.
+
+    How well it meets held-out choices was judged when it was built. They speak of the items of then.
+
+    Args:
+        product: the index's parts.
+        writes: what was written since it was built, read by other code than made the product.
+        source: what the index should hold, with these writes.
+        settings: counts and seed.
+
+    Returns:
+        The judgement; all its claims are exact.
+
+    Source:
+        Ours; the exhaustive reference is `certificate.exact_answer`.
+    """
+    certificate, metrics = _searched(product, source, settings)
+    claim = Claim(
+        name="writes_lost",
+        kind="exact",
+        value=float(writes.missing_from(product)),
+        limit=0.0,
+        detail=f"Of {len(writes.ids)} items written and {len(writes.gone)} removed since the index was built, those "
+        f"that are not there as they were written, bit for bit, or are still there.",
+    )
+    metrics |= {"items_written": float(len(writes.ids)), "items_removed": float(len(writes.gone))}
+    certificate = Certificate(claims=(*certificate.claims, claim))
+    protocol = (
+        f"The items as they were built, {len(writes.ids)} written and {len(writes.gone)} removed since, told again "
+        f"from the log up to write {writes.sequence}; every answer against an exhaustive scan of them in float64."
+    )
+    return _of_claims(certificate, metrics, settings, protocol)
+
+
+def _searched(product: Payload, source: Source, settings: JudgementConfig) -> tuple[Certificate, dict[str, float]]:
+    """Whether an index holds and finds what it should, under sampled filters; and its size."""
+    drawn = _drawn(source, settings)
+    certificate = certify(
+        Searching(RetrievalIndex.restore(product)),
+        vectors=source.vectors,
+        ids=source.ids,
+        attributes=source.attributes,
+        queries=source.queries[drawn],
+        k=settings.k,
+        cases=settings.cases,
+        seed=settings.seed,
+    )
+    metrics = {claim.name: claim.value for claim in certificate.claims if claim.name.startswith("filtered_recall")}
+    return certificate, metrics | {"index_rows": float(len(product["ids"])), "index_bytes": float(_bytes(product))}
+
+
+def _two_stages(
+    search: MixtureSearching, source: Source, settings: JudgementConfig
+) -> tuple[Certificate, dict[str, float]]:
+    """What the two stages find of the best by a mixture under sampled filters, and how much of the work they save."""
+    drawn = _drawn(source, settings)
+    filters, members = sample_filters(source.attributes, len(drawn), seed=settings.seed), source.members[drawn]
+    hits = search.hits(members, settings.k, filters)
+    recall, certificate = certify_two_stages(
+        found=hits.ids.numpy(),
+        certified=hits.certified.numpy(),
+        weights=source.weights or {},
+        items=source.vectors,
+        ids=source.ids,
+        attributes=source.attributes,
+        queries=members,
+        filters=filters,
+    )
+    work = float(hits.evaluated.sum()) / max(1.0, float(hits.passing.sum()))
+    return certificate, {
+        f"two_stage_recall_at_{settings.k}": float(recall.mean()),
+        "two_stage_certified": float(hits.certified.double().mean()),
+        "two_stage_work_saved": 1 - work,
+    }
+
+
+def _drawn(source: Source, settings: JudgementConfig) -> Integers:
+    """Rows of the queries that the certificate asks."""
+    return np.random.default_rng(settings.seed).permutation(len(source.queries))[: settings.queries]
+
+
+def _of_claims(
+    certificate: Certificate, metrics: Mapping[str, float], settings: JudgementConfig, protocol: str
+) -> Judgement:
+    """A judgement that is its certificate."""
+    return Judgement(
+        headline=f"filtered_recall_at_{settings.k}",
+        metrics=metrics,
+        certificate=certificate,
+        table=tuple({"claim": claim.name, "found": claim.value, "limit": claim.limit} for claim in certificate.claims),
+        protocol=protocol,
+    )
+
+
 def judge_towers(product: Payload, data: Payload, source: Source, settings: JudgementConfig) -> Judgement:
-    """Judge the two towers without an index: do they rank held-out choices, and by how much better than popularity.
+    """Judge an encoder without an index: does it rank held-out choices, and by how much better than popularity.
 
     Args:
         product: the model's parts.
         data: the data set; its test part is read.
-        source: the vectors that the towers give.
+        source: what the encoder says of members and items.
         settings: counts, seed and margin.
 
     Returns:
@@ -170,7 +253,7 @@ def judge_towers(product: Payload, data: Payload, source: Source, settings: Judg
     Source:
         Ours; sampled members are ranked again by `certificate.certify_towers`.
     """
-    contest = _contest(_towers_alone(source), data)
+    contest = _contest(_encoder_alone(source), data, source.ranking)
     metrics = contest.metrics(settings)
     users, relevant = _asked(data["test"])
     drawn = np.random.default_rng(settings.seed).permutation(len(users))[: settings.queries]
@@ -181,7 +264,7 @@ def judge_towers(product: Payload, data: Payload, source: Source, settings: Judg
         queries=source.members[drawn],
         relevant=relevant[drawn, 0],
         met=[seen.pairs(users[one : one + 1])[1] for one in drawn],
-        hits=hit_rate(contest.lists["two towers"], relevant, HEADLINE)[drawn],
+        hits=hit_rate(contest.ours, relevant, HEADLINE)[drawn],
         k=HEADLINE,
     )
     return Judgement(
@@ -214,11 +297,12 @@ class Contest:
     """Rankings of the same users beside one another.
 
     Attributes:
-        lists: name of a ranking to its lists (Q, K); `popularity`, `two towers`, and `oracle` where truth is known.
+        lists: name of a ranking to its lists (Q, K): `popularity`, what is judged, and `oracle` where truth is known.
         relevant: (Q, 1) held-out items.
         taken: (Q) how often each held-out item was met in training.
         items: number of items.
         baseline: what popularity means here, in words.
+        ranking: what is judged, in words: the two towers, or a learned similarity.
     """
 
     lists: Mapping[str, Integers]
@@ -226,23 +310,29 @@ class Contest:
     taken: Integers
     items: int
     baseline: str
+    ranking: str
+
+    @property
+    def ours(self) -> Integers:
+        """Lists of what is judged."""
+        return self.lists[self.ranking]
 
     def metrics(self, settings: JudgementConfig) -> dict[str, float]:
         """Hit rates with the paired interval of the gain over popularity, and the share of the oracle's gap closed."""
         hits = {name: hit_rate(lists, self.relevant, HEADLINE) for name, lists in self.lists.items()}
-        towers = self.lists["two towers"]
+        ours = self.ours
         low, high = paired_interval(
-            hits["two towers"], hits["popularity"], seed=settings.seed, resamples=settings.resamples
+            hits[self.ranking], hits["popularity"], seed=settings.seed, resamples=settings.resamples
         )
         rate = {name: float(values.mean()) for name, values in hits.items()}
         found = {
-            "hit_rate_at_50": rate["two towers"],
-            "hit_rate_at_10": float(hit_rate(towers, self.relevant, 10).mean()),
-            "ndcg_at_50": float(ndcg(towers, self.relevant, HEADLINE).mean()),
-            "mrr_at_50": float(reciprocal_rank(towers, self.relevant, HEADLINE).mean()),
-            "coverage_at_50": coverage(towers, self.items, HEADLINE),
+            "hit_rate_at_50": rate[self.ranking],
+            "hit_rate_at_10": float(hit_rate(ours, self.relevant, 10).mean()),
+            "ndcg_at_50": float(ndcg(ours, self.relevant, HEADLINE).mean()),
+            "mrr_at_50": float(reciprocal_rank(ours, self.relevant, HEADLINE).mean()),
+            "coverage_at_50": coverage(ours, self.items, HEADLINE),
             "hit_rate_at_50_popularity": rate["popularity"],
-            "hit_rate_gain": rate["two towers"] - rate["popularity"],
+            "hit_rate_gain": rate[self.ranking] - rate["popularity"],
             "hit_rate_gain_low": low,
             "hit_rate_gain_high": high,
         }
@@ -290,11 +380,12 @@ class Contest:
             )
             for name, lists in self.lists.items()
         )
-        gain = "above" if _mean(curve, "two towers") > _mean(curve, "popularity") else "not above"
+        gain = "above" if _mean(curve, self.ranking) > _mean(curve, "popularity") else "not above"
+        verb = "are" if self.ranking == Source.ranking else "is"
         return (
             Figure(
                 name="hit_rate_by_k",
-                title=f"The two towers are {gain} popularity",
+                title=f"The {self.ranking} {verb} {gain} popularity",
                 x_label="length of the list k (items)",
                 y_label="hit rate@k (share of members)",
                 series=curve,
@@ -350,13 +441,13 @@ Ranking = Callable[[Integers, Seen, int], Integers]
 """What a contestant answers: (users, what they met, length of the lists) to lists of rows of the data."""
 
 
-def _towers_alone(source: Source) -> Ranking:
-    """An exhaustive scan with the towers' vectors; no index takes part."""
+def _encoder_alone(source: Source) -> Ranking:
+    """An exhaustive comparison by the encoder; no index takes part."""
     return lambda users, seen, k: rank_by(source.members, source.vectors, users, seen, k, source.compare)
 
 
-def _contest(towers: Ranking, data: Payload) -> Contest:
-    """Rank the test members' unseen items by popularity, by the towers, and by the truth if it is known."""
+def _contest(ours: Ranking, data: Payload, ranking: str) -> Contest:
+    """Rank the test members' unseen items by popularity, by what is judged, and by the truth if it is known."""
     items, members = data["items"].num_rows, data["users"].num_rows
     earlier = [data["train"], data["validation"]]
     seen = Seen(earlier, members)
@@ -366,7 +457,7 @@ def _contest(towers: Ranking, data: Payload) -> Contest:
     window = best_window([data["train"]], items, watched, Seen([data["train"]], members), chosen, HEADLINE)
     lists = {
         "popularity": popularity_lists(popularity(earlier, items, window), users, seen, longest),
-        "two towers": towers(users, seen, longest),
+        ranking: ours(users, seen, longest),
     }
     if "true_users" in data:
         truth = np.asarray(data["true_users"], np.float32)[users]
@@ -377,6 +468,7 @@ def _contest(towers: Ranking, data: Payload) -> Contest:
         taken=popularity([data["train"]], items, 1.0)[relevant[:, 0]],
         items=items,
         baseline="popularity of all time" if window == 1 else f"popularity in the latest {100 * window:g} %",
+        ranking=ranking,
     )
 
 
@@ -414,7 +506,7 @@ def watch(product: Payload, source: Source, settings: JudgementConfig) -> Judgem
         settings: how many replays, length of the answers, seed.
 
     Returns:
-        The judgement: recall, latency and how many items the filters let through.
+        The judgement: recall, overlap with the exact list, latency and how many items the filters let through.
 
     Source:
         Ours.
@@ -424,18 +516,23 @@ def watch(product: Payload, source: Source, settings: JudgementConfig) -> Judgem
     filters = sample_filters(source.attributes, settings.replays, seed=settings.seed)
     asked = rng.integers(0, len(source.queries), settings.replays)
     search(source.queries[asked[:1]], settings.k, filters[:1])
-    exact = exact_answer(source.vectors, source.ids, source.attributes, source.queries[asked], settings.k, filters)
-    found, taken, passing = [], [], []
+    answers, taken, passing = np.full((settings.replays, settings.k), -1, np.int64), [], []
     for case, where in enumerate(filters):
         query = source.queries[asked[case : case + 1]]
         began = time.perf_counter()
         ids, _, passed = search(query, settings.k, [where])
         taken.append(1000 * (time.perf_counter() - began))
-        right = exact.ids[case][exact.ids[case] >= 0]
-        found.append(float(np.isin(right, ids[0]).mean()) if len(right) else 1.0)
+        answers[case] = ids[0]
         passing.append(int(passed[0]))
+    exact, found = exact_and_recall(
+        answers, source.vectors, source.ids, source.attributes, source.queries[asked], filters
+    )
+    overlap = [
+        float(np.isin(right[right >= 0], answer).mean()) if (right >= 0).any() else 1.0
+        for right, answer in zip(exact.ids, answers, strict=True)
+    ]
     wrong = sum(count != right for count, right in zip(passing, exact.passing.tolist(), strict=True))
-    recall = float(np.mean(found))
+    recall = float(found.mean())
     name = f"filtered_recall_at_{settings.k}"
     claim = Claim(
         name=name,
@@ -458,6 +555,7 @@ def watch(product: Payload, source: Source, settings: JudgementConfig) -> Judgem
         headline=name,
         metrics={
             name: recall,
+            f"overlap_at_{settings.k}": float(np.mean(overlap)),
             "latency_ms_p50": float(p50),
             "latency_ms_p95": float(p95),
             "passing_median": float(np.median(passing)),
@@ -466,8 +564,8 @@ def watch(product: Payload, source: Source, settings: JudgementConfig) -> Judgem
             "index_bytes": float(_bytes(product)),
         },
         certificate=Certificate(claims=(claim, counted)),
-        table=_by_passing(found, taken, passing),
-        figures=(_latency(taken, passing),),
+        table=_by_passing(found.tolist(), overlap, taken, passing),
+        figures=(_latency(taken, passing), _histogram(passing)),
         protocol=f"{settings.replays} requests: sampled queries under filters sampled from the items' own values.",
     )
 
@@ -486,13 +584,14 @@ def _groups(passing: Sequence[int]) -> list[tuple[str, NDArray[np.bool_]]]:
 
 
 def _by_passing(
-    found: Sequence[float], taken: Sequence[float], passing: Sequence[int]
+    found: Sequence[float], overlap: Sequence[float], taken: Sequence[float], passing: Sequence[int]
 ) -> tuple[Mapping[str, Any], ...]:
     return tuple(
         {
             "items passing": name,
             "requests": int(inside.sum()),
             "recall": float(np.asarray(found)[inside].mean()),
+            "overlap": float(np.asarray(overlap)[inside].mean()),
             "median ms": float(np.median(np.asarray(taken)[inside])),
             "slowest ms": float(np.max(np.asarray(taken)[inside])),
         }
@@ -519,6 +618,22 @@ def _latency(taken: Sequence[float], passing: Sequence[int]) -> Figure:
         ),
         kind="bars",
         caption=f"Bars: medians, with the 5th and 95th percentile, of {len(taken)} requests one at a time.",
+    )
+
+
+def _histogram(passing: Sequence[int]) -> Figure:
+    """How many requests let through how many items, by powers of ten, empty groups between two others too."""
+    decades = [0 if count == 0 else 1 + int(np.log10(count)) for count in passing]
+    reached = range(min(decades), max(decades) + 1)
+    names = ["0" if one == 0 else f"{10 ** (one - 1):,} to {10**one - 1:,}" for one in reached]
+    return Figure(
+        name="passing_counts",
+        title=f"Half of the filters let {np.median(passing):,.0f} items through, or fewer",
+        x_label="items passing the filter",
+        y_label="requests",
+        series=(Series(label="requests", x=tuple(names), y=tuple(float(decades.count(one)) for one in reached)),),
+        kind="bars",
+        caption=f"{len(passing)} requests; from {min(passing):,} to {max(passing):,} items.",
     )
 
 

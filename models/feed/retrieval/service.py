@@ -4,9 +4,9 @@
 of one version, and a newer one is served from the next request on, without a restart. Whoever runs the application
 decides where it listens.
 
-A request that cannot be answered is told why: 400 for one that does not suit the index, 413 for one that is too large,
-422 for one that is no question at all, 503 when too many wait or the disk takes no more. None of them changes
-anything. A write that is answered is on the disk.
+A request that cannot be answered is told why: 400 for one that does not suit the index, 409 for a write that was meant
+for items of another origin, 413 for one that is too large, 422 for one that is no question at all, 503 when too many
+wait or the disk takes no more. None of them changes anything. A write that is answered is on the disk.
 
 Source: ours; LiNR's service (section 4) is native code inside LinkedIn.
 """
@@ -85,6 +85,9 @@ class Answer(BaseModel):
     results: list[Found]
 
 
+_ORIGIN = "Which items it is meant for, as `/version` told; while those of another origin are served, it is refused."
+
+
 class Item(_Strict):
     """An item to be found."""
 
@@ -103,6 +106,7 @@ class Items(_Strict):
     )
 
     items: list[Item] = Field(min_length=1)
+    origin: str | None = Field(None, description=_ORIGIN)
 
 
 class Ids(_Strict):
@@ -111,6 +115,7 @@ class Ids(_Strict):
     model_config = ConfigDict(json_schema_extra={"examples": [{"ids": [7, 8]}]})
 
     ids: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
+    origin: str | None = Field(None, description=_ORIGIN)
 
 
 class Written(BaseModel):
@@ -137,6 +142,7 @@ class State(BaseModel):
     items: int
     dimension: int
     columns: dict[str, str]
+    origin: str = Field(description="The build that these items began with; it stays when the index is compacted.")
 
 
 class Refusal(BaseModel):
@@ -168,7 +174,7 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
         Ours.
     """
     limits = Limits() if limits is None else limits
-    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 413, 503)}
+    refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 409, 413, 503)}
     app = FastAPI(title="headrace retrieval", summary=(__doc__ or "").splitlines()[0], responses=refusals)
     app.add_middleware(_Guard, limits=limits)
 
@@ -195,6 +201,7 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
         """Insert items or replace them, all or none."""
         _at_most("items", len(wanted.items), limits.items)
         index, version = source()
+        _meant(wanted.origin, index, version)
         vectors = _vectors([item.vector for item in wanted.items], index.index.dimension, "item")
         ids = np.array([item.id for item in wanted.items], np.int64)
         table = _table([item.attributes for item in wanted.items], index.index.fields)
@@ -207,6 +214,7 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
         """Remove items; ids that are not there are passed over."""
         _at_most("ids", len(wanted.ids), limits.items)
         index, version = source()
+        _meant(wanted.origin, index, version)
         gone = _suited(lambda: index.delete(wanted.ids))
         _suited(index.flush)
         return Written(version=version, items=gone)
@@ -222,7 +230,8 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
         """What is being served."""
         index, version = source()
         here = index.index
-        return State(version=version, items=len(here), dimension=here.dimension, columns=dict(here.schema))
+        columns = dict(here.schema)
+        return State(version=version, items=len(here), dimension=here.dimension, columns=columns, origin=index.origin)
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -287,6 +296,13 @@ def _refused(status: int, refusal: Refusal, headers: Mapping[str, str] | None = 
     return JSONResponse(refusal.model_dump(), status, headers)
 
 
+def _meant(origin: str | None, index: LiveIndex, version: str) -> None:
+    if origin is not None and origin != index.origin:
+        raise _RefusedError(
+            409, f"meant for items of origin {origin}; {version} is of origin {index.origin}, nothing was changed."
+        )
+
+
 def _at_most(what: str, count: int, limit: int) -> None:
     if count > limit:
         raise _RefusedError(400, f"{what}: at most {limit} here, got {count}; ask in parts.")
@@ -320,12 +336,31 @@ def _table(rows: Sequence[Mapping[str, Any]], fields: pa.Schema) -> pa.Table:
             raise _RefusedError(400, f"item {number} has unknown attributes {unknown}; known are {fields.names}.")
     columns = []
     for field in fields:
-        values = [row.get(field.name) for row in rows]
+        values = [_placed(row.get(field.name), field.type) for row in rows]
         wrong = next((value for value in values if isinstance(value, str)), None)
         if wrong is not None and pa.types.is_nested(field.type):  # pyarrow would take it for a list of letters
             raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: got the text {wrong!r}.")
         try:
+            for value in values:
+                if isinstance(value, dict) and not _suits(value, field.type):  # pyarrow would take it for a null
+                    raise pa.ArrowInvalid(f"got {value!r}")
             columns.append(pa.array(values, field.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
             raise _RefusedError(400, f"attribute {field.name!r} does not fit its {field.type}: {error}") from error
     return pa.table(columns, schema=fields)
+
+
+_SHORT = {"latitude": "lat", "longitude": "lon"}
+
+
+def _placed(value: Any, kind: pa.DataType) -> Any:
+    """A point by the names that the column has for its parts; everything else as it is."""
+    if not isinstance(value, dict) or not pa.types.is_struct(kind):
+        return value
+    names = {_SHORT.get(field.name, field.name): field.name for field in kind}
+    return {names.get(_SHORT.get(part, part), part): number for part, number in value.items()}
+
+
+def _suits(value: dict[str, Any], kind: pa.DataType) -> bool:
+    """Whether a point has no parts that its column does not have."""
+    return bool(pa.types.is_struct(kind)) and set(value) <= {field.name for field in kind}

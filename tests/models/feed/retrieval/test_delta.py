@@ -3,6 +3,7 @@ import contextlib
 import dataclasses
 import os
 import resource
+import shutil
 import struct
 import threading
 import warnings
@@ -156,13 +157,104 @@ def test_compacting_drops_dead_rows_from_disk_and_memory(live: LiveIndex, tmp_pa
     assert deltas.stray(tmp_path / "live") == []
 
 
+# --- standing on what was published -----------------------------------------------------------------------------------
+
+
+def test_a_folder_stands_on_what_was_published_and_keeps_the_writes_behind_it(live: LiveIndex, tmp_path: Path) -> None:
+    history, folder = History(1), tmp_path / "live"
+    history.go_on(live, 9)
+    live.flush()
+    published = deltas.compacted(folder)
+    history.go_on(live, 4)
+    with contextlib.closing(LiveIndex(folder)) as follower:
+        live.adopt(**published)
+        assert live._delta.description.sequence == 9
+        assert len(list(live._delta.read(live._delta.first))) == 4
+        live.adopt(**published)  # once more changes nothing
+        history.go_on(live)
+        assert follower.refresh() == 1
+        for one in (live, follower):
+            assert (one.sequence, one.line, history.differs(one)) == (14, published["line"], "")
+    live.close()
+    with LiveIndex.open(folder, origin="history 1", **published) as again:
+        assert (again.sequence, history.differs(again)) == (14, "")
+    assert deltas.stray(folder) == []
+
+
+def test_writes_that_come_while_the_new_base_is_written_are_kept(
+    live: LiveIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, plain = History(1), module._write_base
+    history.go_on(live, 5)
+    live.flush()
+    published = deltas.compacted(tmp_path / "live")
+
+    def written(*arguments: Any) -> Any:
+        history.go_on(live, 3)
+        return plain(*arguments)
+
+    monkeypatch.setattr(module, "_write_base", written)
+    live.adopt(**published)
+    assert (live.sequence, history.differs(live)) == (8, "")
+
+
+def test_a_folder_made_from_what_was_compacted_goes_on_counting_its_writes(live: LiveIndex, tmp_path: Path) -> None:
+    history = History(1)
+    history.go_on(live, 6)
+    live.flush()
+    published = deltas.compacted(tmp_path / "live")
+    with LiveIndex.open(tmp_path / "elsewhere", origin="history 1", **published) as other:
+        assert (other.line, other.sequence) == (live.line, 6)
+        history.go_on(other, 3)
+        assert history.differs(other) == ""
+
+
+def test_a_folder_that_was_restored_from_a_copy_begins_anew_with_what_is_published(
+    live: LiveIndex, tmp_path: Path
+) -> None:
+    history, folder, copy = History(1), tmp_path / "live", tmp_path / "copy"
+    history.go_on(live, 3)
+    live.flush()
+    shutil.copytree(folder, copy)
+    history.go_on(live, 5)
+    live.flush()
+    published = deltas.compacted(folder)
+    with LiveIndex(copy, write=True) as behind, pytest.raises(DeltaError, match=r"writes up to 3, .* up to 8"):
+        behind.adopt(**published)
+    with LiveIndex.open(copy, origin="history 1", **published) as again:
+        assert (again.sequence, history.differs(again)) == (8, "")
+        history.go_on(again, 2)
+    with contextlib.closing(LiveIndex(copy)) as after:
+        assert (after.sequence, history.differs(after)) == (10, "")
+
+
+def test_the_writes_of_another_folder_are_taken_over_by_one_without_writes_alone(
+    live: LiveIndex, tmp_path: Path
+) -> None:
+    history = History(1)
+    history.go_on(live, 6)
+    live.flush()
+    published = deltas.compacted(tmp_path / "live")
+    with history.create(tmp_path / "idle") as idle:
+        idle.adopt(**published)
+        assert (idle.line, idle.sequence, history.differs(idle)) == (live.line, 6, "")
+        history.go_on(idle)
+        assert history.differs(idle) == ""
+    with history.create(tmp_path / "busy") as busy:
+        history.go_on(busy, 2)
+        with pytest.raises(DeltaError, match=r"2 writes of its own, .* move it away"):
+            busy.adopt(**published)
+        history.go_on(busy)
+        assert history.differs(busy) == ""
+
+
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def crashes() -> Iterator[dict[str, Any]]:
     with deltas.scratch() as folder:
-        yield deltas.run(folder, 7, flushed=20, killed=20, steps=12)
+        yield deltas.run(folder, 7, flushed=20, killed=20, steps=12, adopted=12)
 
 
 @pytest.mark.timeout(1200)
@@ -182,6 +274,13 @@ def test_a_kill_at_any_moment_leaves_what_was_written_and_a_reader_sees_nothing_
 @pytest.mark.timeout(1200)
 def test_a_kill_before_within_or_after_any_step_leaves_the_old_pair_or_the_new_one(crashes: dict[str, Any]) -> None:
     found = crashes["steps"]
+    assert (found["killed"], found["lost"], found["wrong"], found["stray"]) == (3 * found["steps"], 0, [], [])
+    assert found["steps"] == 12
+
+
+@pytest.mark.timeout(1200)
+def test_a_kill_while_a_folder_comes_to_stand_on_what_was_published_loses_nothing(crashes: dict[str, Any]) -> None:
+    found = crashes["adopted"]
     assert (found["killed"], found["lost"], found["wrong"], found["stray"]) == (3 * found["steps"], 0, [], [])
     assert found["steps"] == 12
 

@@ -20,7 +20,7 @@ from models.feed.retrieval.config import (
     query_vectors,
 )
 from models.feed.retrieval.index import RetrievalIndex
-from models.feed.retrieval.judge import Searching, sample_filters
+from models.feed.retrieval.judge import Searching, Source, sample_filters, watch
 from models.feed.retrieval.metrics import Seen, hit_rate, rank_by
 from models.feed.retrieval.network import TwoTower
 
@@ -75,6 +75,9 @@ def test_a_trained_index_holds_and_beats_popularity(product: Payload, data: Payl
     assert metrics["index_rows"] == 240
     assert judgement.headline in metrics
     assert len({tuple(row) for row in judgement.table}) == 1
+    assert [row["ranking"] for row in judgement.table][1:] == ["two towers", "oracle"]
+    assert judgement.figures[0].title == "The two towers are above popularity"
+    assert not [name for name in metrics if name.startswith("two_stage")]
     for figure in judgement.figures:
         assert {len(series.x) == len(series.y) == len(series.low) == len(series.high) for series in figure.series} == {
             True
@@ -126,10 +129,46 @@ def test_watching_an_index_measures_recall_latency_and_passing(
 ) -> None:
     watched = CONFIG.watch(product, data, network)
     assert watched.certificate.holds
-    assert watched.metrics["filtered_recall_at_10"] == 1
+    assert watched.metrics["filtered_recall_at_10"] == watched.metrics["overlap_at_10"] == 1
     assert 0 < watched.metrics["latency_ms_p50"] <= watched.metrics["latency_ms_p95"]
     assert sum(row["requests"] for row in watched.table) == 20
-    assert not CONFIG.watch(changed(product, "shuffled vectors"), data, network).certificate.holds
+    assert {row["recall"] for row in watched.table} == {row["overlap"] for row in watched.table} == {1}
+    shuffled = CONFIG.watch(changed(product, "shuffled vectors"), data, network)
+    assert not shuffled.certificate.holds
+    assert shuffled.metrics["overlap_at_10"] <= shuffled.metrics["filtered_recall_at_10"] < 0.5
+
+
+def test_of_equal_scores_any_counts_for_recall_and_the_exact_ones_for_overlap(data: Payload, network: TwoTower) -> None:
+    vectors, ids = np.ones((12, 3), np.float32), np.arange(12)
+    source = Source(
+        vectors=vectors, ids=ids, attributes=pa.table({"year": ids}), queries=vectors[:2], members=vectors[:2]
+    )
+    product = RetrievalIndex.build(vectors, 11 - ids, pa.table({"year": 11 - ids})).snapshot()
+    settings = JudgementConfig(k=4, replays=12)
+    assert watch(product, source, settings).metrics["overlap_at_4"] == 1
+    plain = Searching.__call__
+
+    def other(self: Searching, queries: Any, k: int, filters: Any) -> Any:
+        found, scores, passing = plain(self, queries, 12, filters)
+        there = (found >= 0).sum()
+        return found[:, max(0, there - k) :][:, :k], scores[:, :k], passing  # the last of the equal ones
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Searching, "__call__", other)
+        watched = watch(product, source, settings)
+    assert watched.metrics["filtered_recall_at_4"] == 1
+    assert watched.metrics["overlap_at_4"] < 1
+
+
+def test_the_histogram_of_a_watch_counts_every_request_once(product: Payload, data: Payload, network: TwoTower) -> None:
+    watched = CONFIG.watch(product, data, network)
+    (histogram,) = [figure for figure in watched.figures if figure.name == "passing_counts"]
+    (bars,) = histogram.series
+    assert sum(bars.y) == 20
+    assert bars.x == ("0", "1 to 9", "10 to 99", "100 to 999")[-len(bars.x) :]
+    assert f"let {watched.metrics['passing_median']:,.0f} items through" in histogram.title
+    inside = {row["items passing"]: row["requests"] for row in watched.table}
+    assert inside["100 to 999"] == bars.y[bars.x.index("100 to 999")]
 
 
 def test_sampled_filters_repeat_and_pass_from_few_to_all(data: Payload, product: Payload, network: TwoTower) -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from models.feed.retrieval.config import (
     TowerConfig,
 )
 from models.feed.retrieval.index import RetrievalIndex
+from models.feed.retrieval.judge import sample_filters
 from models.feed.retrieval.loss import retrieval_loss
 from models.feed.retrieval.mixture import MixtureOfLogits, compare_by, imbalance, nearest, spherical_kmeans
 from models.feed.retrieval.network import Catalogue, TwoTower, encode_items, encode_users
@@ -437,11 +439,55 @@ def test_a_mixture_is_indexed_judged_and_watched_by_its_own_ranking(data: Payloa
     alone = CONFIG.judge(weights, data, None)
     assert alone.certificate.holds, [claim.sentence() for claim in alone.certificate.failures()]
     assert judged.metrics["hit_rate_at_50"] == pytest.approx(alone.metrics["hit_rate_at_50"], abs=0.02)
+    for one in (judged, alone):
+        assert [row["ranking"] for row in one.table][1:] == ["mixture of logits", "oracle"]
+        assert one.figures[0].title.startswith("The mixture of logits is ")
+        assert "two towers" not in " ".join(figure.title for figure in one.figures)
     assert CONFIG.watch(product, data, network).certificate.holds
     plain = RetrievalConfig(
         data=CONFIG.data, encoder=dataclasses.replace(CONFIG.encoder, similarity=SimilarityConfig())
     )
     assert set(plain.parameters()) == set(CONFIG.parameters())
+
+
+def test_a_judgement_says_what_two_stages_find_and_how_much_work_they_save(
+    data: Payload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = fitted(CONFIG.encoder, data, tmp_path)
+    assert isinstance(network, MixtureOfLogits)
+    product = CONFIG.index.build_index(data, network)
+    judged = CONFIG.judge(product, data, network)
+    claims = {claim.name: claim.value for claim in judged.certificate.claims}
+    assert claims["certified_answers_wrong"] == claims["two_stage_forbidden_rows"] == 0
+
+    # again, written out: the same questions, every passing item compared
+    source, settings = CONFIG._source(data, network), CONFIG.judgement
+    drawn = np.random.default_rng(settings.seed).permutation(len(source.queries))[: settings.queries]
+    filters = sample_filters(source.attributes, len(drawn), seed=settings.seed)
+    hits = MixtureSearching(network, product).hits(source.members[drawn], settings.k, filters)
+    scores = logits(network, source.members[drawn], source.vectors)
+    everything = RetrievalIndex.restore(product)
+    recalls = []
+    for row, where in enumerate(filters):
+        passing = everything.search(np.zeros((1, source.vectors.shape[1]), np.float32), 90, where).ids[0]
+        passing = sorted(passing[passing >= 0].tolist())
+        right = sorted(passing, key=lambda item: (-scores[row, item], item))[: settings.k]
+        recalls.append(np.isin(right, hits.ids[row]).mean() if right else 1.0)
+    assert judged.metrics["two_stage_recall_at_10"] == pytest.approx(np.mean(recalls))
+    assert judged.metrics["two_stage_certified"] == pytest.approx(hits.certified.double().mean().item())
+    saved = 1 - hits.evaluated.sum().item() / hits.passing.sum().item()
+    assert judged.metrics["two_stage_work_saved"] == pytest.approx(saved)
+    assert 0 < saved < 1
+
+    plain = MixtureSearching.hits
+
+    def boastful(self: MixtureSearching, queries: Any, k: int, filters: Any) -> Any:
+        found = plain(self, queries, k, filters)
+        return found._replace(ids=found.ids.roll(1, 0), certified=torch.ones_like(found.certified))
+
+    monkeypatch.setattr(MixtureSearching, "hits", boastful)
+    failures = {claim.name for claim in CONFIG.judge(product, data, network).certificate.failures()}
+    assert failures == {"certified_answers_wrong", "two_stage_forbidden_rows"}
 
 
 def test_a_hadamard_network_begins_as_the_towers_and_has_no_index(data: Payload) -> None:
@@ -461,7 +507,9 @@ def test_a_hadamard_network_begins_as_the_towers_and_has_no_index(data: Payload)
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.product.parameters())
     weights = {"weights": network.state_dict(), "training": {"sizes": config.sizes(data)}}
     configured = dataclasses.replace(CONFIG, encoder=config)
-    certificate = configured.judge(weights, data, None).certificate
+    judged = configured.judge(weights, data, None)
+    assert judged.figures[0].title.startswith("The Hadamard network is ")
+    certificate = judged.certificate
     assert not [claim for claim in certificate.failures() if claim.kind != "statistical"]
     with pytest.raises(ValueError, match=r"there is no index for SimilarityConfig\.kind 'hadamard'"):
         configured.index.build_index(data, network)

@@ -77,8 +77,39 @@ def test_a_write_is_seen_by_the_next_search(client: TestClient, shelf: Shelf) ->
     assert client.post("/search", json=ask).json()["results"][0]["ids"] == [100, 102]
     assert client.get("/version").json() == {
         "version": "retrieval@1", "items": ROWS + 2, "dimension": WIDTH,
-        "columns": {"year": "integer", "lang": "string", "tags": "list of strings"},
+        "columns": {"year": "integer", "lang": "string", "tags": "list of strings"}, "origin": "",
     }  # fmt: skip
+
+
+def test_a_write_for_items_of_another_origin_is_refused(client: TestClient, shelf: Shelf) -> None:
+    item = {"id": 100, "vector": [50.0, 0, 0]}
+    for address, body in ("/upsert", {"items": [item]}), ("/delete", {"ids": [3]}):
+        before = len(shelf.live[0])
+        reply = client.post(address, json=body | {"origin": "another"})
+        assert reply.status_code == 409
+        assert "meant for items of origin another; retrieval@1 is of origin" in reply.json()["detail"]
+        assert len(shelf.live[0]) == before
+        assert client.post(address, json=body | {"origin": client.get("/version").json()["origin"]}).status_code == 200
+
+
+@pytest.mark.parametrize("names", [("lat", "lon"), ("latitude", "longitude")])
+def test_a_point_is_taken_by_either_names_and_by_no_others(
+    shelf: Shelf, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    place = pa.struct([(name, pa.float64()) for name in names])
+    empty = RetrievalIndex(2, pa.schema([("place", place), ("lang", pa.string())])).snapshot()
+    live = shelf.live = (LiveIndex.create(tmp_path / "points", empty), "retrieval@3")
+    points: list[Any] = [{"lat": 1, "lon": 2}, {"latitude": 3, "longitude": 4}, {"lat": 5}, None]
+    with TestClient(service(shelf)) as client:
+        items = [{"id": n, "vector": [1, 0], "attributes": {"place": point}} for n, point in enumerate(points)]
+        assert client.post("/upsert", json={"items": items}).status_code == 200
+        for wrong in {"x": 1, "y": 2}, {"lat": 1, "lng": 2}:
+            for column in "place", "lang":
+                item = {"id": 9, "vector": [1, 0], "attributes": {column: wrong}}
+                reply = client.post("/upsert", json={"items": [item]})
+                assert (reply.status_code, f"'{column}' does not fit" in reply.text) == (400, True), reply.text
+    found = [row["place"] for row in live[0].index.snapshot()["attributes"].to_pylist()]
+    assert found == [dict(zip(names, point, strict=True)) for point in ((1, 2), (3, 4))] + [None, None]
 
 
 def test_what_becomes_live_is_served_from_the_next_request_on(client: TestClient, shelf: Shelf, tmp_path: Path) -> None:
