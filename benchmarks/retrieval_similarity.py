@@ -1,6 +1,7 @@
 """Learned similarities beside a tuned inner product, on hit rate@50 of held-out choices.
 
-    python -m benchmarks retrieval_similarity [--worlds several one movielens] [--seeds 5] [--users 800] [--write]
+    python -m benchmarks retrieval_similarity [--worlds several one movielens] [--kinds "mixture, frozen clusters"]
+        [--seeds 5] [--users 800] [--write]
 
 Every kind gets the same grid of learning rate and temperature, the same epochs, batches and candidates. Its place in
 the grid is chosen by the validation hit rate on a world of its own (seed 100; MovieLens: a training seed of its own),
@@ -81,25 +82,28 @@ def main(options: Sequence[str] = ()) -> None:
     """Tune and train every kind on every world, print the tables, and write the page if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks retrieval_similarity")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=["several", "one"])
+    others = [kind for kind in KINDS if kind not in BASELINES]
+    parser.add_argument("--kinds", nargs="+", choices=others, default=others, help="beside both inner products")
     parser.add_argument("--seeds", type=int, default=5, help="worlds that the chosen settings are tested on")
     parser.add_argument("--users", type=int, default=800, help="members of a generated world")
     parser.add_argument("--write", action="store_true", help="write docs/results/retrieval_similarity.md")
     args = parser.parse_args(options)
     console, lines = Console(), []
     for world in args.worlds:
-        lines += _compared(world, args.seeds, args.users, console)
+        lines += _compared(world, [*BASELINES, *args.kinds], args.seeds, args.users, console)
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     if args.write:
-        command = f"--worlds {' '.join(args.worlds)} --seeds {args.seeds} --users {args.users} --write"
+        kinds = "" if args.kinds == others else " --kinds " + " ".join(f'"{kind}"' for kind in args.kinds)
+        command = f"--worlds {' '.join(args.worlds)}{kinds} --seeds {args.seeds} --users {args.users} --write"
         PAGE.write_text("\n".join([*_head(command), *lines]) + "\n")
 
 
-def _compared(world: str, seeds: int, users: int, console: Console) -> list[str]:
+def _compared(world: str, kinds: Sequence[str], seeds: int, users: int, console: Console) -> list[str]:
     """Tables of one world."""
     tuning = _data(world, TUNED_ON, users)
-    chosen, found, oracle = {}, {kind: [] for kind in KINDS}, []
-    for kind in KINDS:
+    chosen, found, oracle = {}, {kind: list[Result]() for kind in kinds}, []
+    for kind in kinds:
         tried = {place: _trained(kind, place, TUNED_ON, tuning, test=False) for place in GRID}
         chosen[kind] = max(tried, key=lambda place: tried[place].validation)
         console.print(f"{world}: {kind}: " + ", ".join(f"{p} {r.validation:.4f}" for p, r in tried.items()))
@@ -107,7 +111,7 @@ def _compared(world: str, seeds: int, users: int, console: Console) -> list[str]
         data = _data(world, seed, users)
         if "true_users" in data:
             oracle.append(_hits(data, data["true_users"][_users(data)], data["true_items"], utility).mean())
-        for kind in KINDS:
+        for kind in kinds:
             found[kind].append(_trained(kind, chosen[kind], seed, data, test=True))
             console.print(f"{world} {seed}: {kind}: {found[kind][-1].hits.mean():.4f}")
     return [f"## {WORLDS[world].capitalize()}", "", *_table(found, chosen, oracle), "", *_gains(found), ""]
@@ -176,7 +180,7 @@ def _table(found: Mapping[str, list[Result]], chosen: Mapping[str, tuple[float, 
 def _gains(found: Mapping[str, list[Result]]) -> list[str]:
     """Paired gains: of every other kind over the inner product, of frozen over trained clusters."""
     pairs = [(kind, base) for base in BASELINES for kind in found if kind not in BASELINES]
-    pairs.append((OURS, "mixture, trained clusters"))
+    pairs += [(OURS, kind) for kind in found if OURS in found and kind == "mixture, trained clusters"]
     lines = [
         "| | against | gain in HR@50 | relative | 95 % interval, all members | intervals by seed |",
         "|---|---|---|---|---|---|",
