@@ -1,6 +1,7 @@
 """Deployments: presets as parameters, and a form that needs no manual."""
 
 import importlib
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from models.feed.history import config as history
+from models.feed.ranking import config as ranking
 from models.feed.retrieval import config as retrieval
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parent.parent / "prefect.yaml").read_text())["deployments"]
@@ -26,6 +29,14 @@ PRESETS = {
     ("flows.retrieval.backfill_index", "tiny"): retrieval.tiny_by_day,
     ("flows.retrieval.compact_index", "tiny"): retrieval.tiny,
     ("flows.retrieval.monitor_recall", "tiny"): retrieval.tiny,
+    ("flows.ranking.train_ranker", "tiny"): ranking.tiny,
+    ("flows.ranking.train_ranker", "small"): ranking.small,
+    ("flows.ranking.train_ranker", "movielens"): ranking.movielens,
+    ("flows.ranking.train_ranker", "paper"): ranking.paper,
+    ("flows.history.train_history_scorer", "tiny"): history.tiny,
+    ("flows.history.train_history_scorer", "small"): history.small,
+    ("flows.history.train_history_scorer", "movielens"): history.movielens,
+    ("flows.history.train_history_scorer", "paper"): history.paper,
 }
 
 
@@ -41,7 +52,7 @@ def test_the_parameters_are_those_of_the_preset(deployment: dict[str, Any]) -> N
     if preset is None:
         assert parameters == {}, "add the preset to this test"
     else:
-        built = TypeAdapter(retrieval.RetrievalConfig).validate_python(parameters.get("config", {}))
+        built = TypeAdapter(type(preset())).validate_python(parameters.get("config", {}))
         assert built == preset()
 
 
@@ -86,13 +97,12 @@ def test_every_field_of_the_form_has_words_a_default_and_a_widget(deployment: di
 def test_every_flow_is_deployed() -> None:
     from prefect import Flow
 
-    import flows.nightly
-    import flows.retrieval
-    import flows.upkeep
+    import flows
 
+    modules = [importlib.import_module(f"flows.{one.name}") for one in pkgutil.iter_modules(flows.__path__)]
     known = {
         f"{module.__name__}.{name}"
-        for module in (flows.nightly, flows.retrieval, flows.upkeep)
+        for module in modules
         for name, value in vars(module).items()
         if isinstance(value, Flow) and value.fn.__module__ == module.__name__
     }
