@@ -1,0 +1,167 @@
+"""What the ranker is told of an event and of a candidate, as arrays: seven inputs, all of them known when it is asked.
+
+    1 item         its identity
+    2 categories   those of the item
+    3 actions      how the user responded; of past events alone
+    4 gap          time since the user's event before, in powers of two
+    5 hour         hour of the day, UTC
+    6 order        the place in the history, by rotary positions
+    7 user         her identity; of candidates alone
+
+A session is asked about at the moment when it begins. The user's events strictly before that moment are its history,
+the latest `history` of them. Nothing of the session itself is told but the items that it shows.
+"""
+
+# Shapes: E events, S sessions, I items, A slots for categories of an item, T tasks, Q sessions asked about, L events of
+# a history.
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.common.contracts import Payload
+from models.feed.events.histories import Histories
+from models.feed.events.table import Events
+
+Integers = NDArray[np.int64]
+
+GAPS = 40
+"""Codes of gaps: 0 for no event before, then one for each doubling, the last for 2^38 seconds and more."""
+HOURS = 24
+
+
+class Catalogue(NamedTuple):
+    """Categories of all items: codes (I, A) and their weights (I, A), which add up to one; zero behind the last."""
+
+    codes: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """Events as the ranker sees them.
+
+    Attributes:
+        events: the log.
+        histories: events of every user.
+        gap: (E) codes of the time since the user's event before.
+        hour: (E) hours of the day.
+        catalogue: categories of all items.
+        categories: their names, by code.
+        session_rows: (E) row numbers, session by session, in the order of rows.
+        session_start: (S + 1) where each session's rows begin in `session_rows`.
+        seen: (S) events of the user strictly before each session.
+        session_gap: (S) codes of the time since the last of these.
+    """
+
+    events: Events
+    histories: Histories
+    gap: Integers
+    hour: Integers
+    catalogue: Catalogue
+    categories: tuple[str, ...]
+    session_rows: Integers
+    session_start: Integers
+    seen: Integers
+    session_gap: Integers
+
+    @classmethod
+    def of(cls, data: Payload) -> "Inputs":
+        """The events of a payload as inputs.
+
+        Args:
+            data: the parts of `Events.payload`, and `layout`, which names the item attribute with the categories.
+
+        Raises:
+            ValueError: the parts do not fit together.
+        """
+        return cls.of_events(Events.from_payload(data), data["layout"]["categories"])
+
+    @classmethod
+    def of_events(cls, events: Events, categories: str) -> "Inputs":
+        """The events of a log as inputs.
+
+        Args:
+            events: the log.
+            categories: the item attribute with the categories; empty for none.
+
+        Raises:
+            ValueError: there is no such attribute.
+
+        Source:
+            Ours. Kinds of inputs: LiGR (arXiv 2502.03417), table 2; action and time of past events: Zhai et al. 2024
+            (arXiv 2402.17152).
+        """
+        histories = Histories(events)
+        gap = np.zeros(len(events), np.int64)
+        before, after = histories.rows[:-1], histories.rows[1:]
+        same = events.user[before] == events.user[after]
+        gap[after[same]] = gap_codes(events.time[after[same]] - events.time[before[same]])
+        session_rows = np.argsort(events.session, kind="stable").astype(np.int64)
+        _, first = np.unique(events.session[session_rows], return_index=True)
+        opening = session_rows[first]
+        user, began = events.user[opening], events.time[opening]
+        seen = histories.before(user, began)
+        last = histories.latest(user, seen, 1)[:, 0] if len(seen) else np.zeros(0, np.int64)
+        elapsed = np.where(last >= 0, began - events.time[last], 0)
+        catalogue, names = _catalogue(events, categories)
+        return cls(
+            events=events,
+            histories=histories,
+            gap=gap,
+            hour=hours(events.time),
+            catalogue=catalogue,
+            categories=names,
+            session_rows=session_rows,
+            session_start=np.append(first, len(session_rows)).astype(np.int64),
+            seen=seen,
+            session_gap=np.where(last >= 0, gap_codes(elapsed), 0),
+        )
+
+    def sessions_of(self, rows: NDArray[Any]) -> Integers:
+        """(Q) numbers of the sessions that have at least one of some rows, in the order of sessions."""
+        number = np.empty(len(self.session_rows), np.int64)
+        number[self.session_rows] = np.repeat(np.arange(len(self.seen)), np.diff(self.session_start))
+        return np.unique(number[rows])
+
+    def rows(self, session: int) -> Integers:
+        """Row numbers of what a session shows."""
+        return self.session_rows[self.session_start[session] : self.session_start[session + 1]]
+
+    def history(self, session: int, length: int) -> Integers:
+        """(L) row numbers of the latest `length` events before a session, oldest first."""
+        user = self.events.user[self.session_rows[self.session_start[session]]]
+        end = self.histories.start[user] + self.seen[session]
+        return self.histories.rows[max(self.histories.start[user], end - length) : end]
+
+
+def gap_codes(seconds: NDArray[Any]) -> Integers:
+    """1 + floor(log2(1 + seconds)), at most `GAPS` - 1."""
+    digits = 1 + np.floor(np.log2(1.0 + np.asarray(seconds)))
+    return np.asarray(np.minimum(digits, GAPS - 1), np.int64)
+
+
+def hours(time: NDArray[np.int64]) -> Integers:
+    """Hour of the day, UTC."""
+    return np.asarray((time % 86_400) // 3600, np.int64)
+
+
+def _catalogue(events: Events, attribute: str) -> tuple[Catalogue, tuple[str, ...]]:
+    if not attribute:
+        return Catalogue(torch.zeros(events.items, 0, dtype=torch.long), torch.zeros(events.items, 0)), ()
+    known = events.categories(attribute)
+    count = np.diff(known.start)
+    slots = int(count.max(initial=0))
+    place = np.arange(slots)
+    there = place < count[:, None]
+    at = np.where(there, known.start[:-1, None] + place, 0)
+    codes = np.where(there, known.code[at] if len(known.code) else 0, 0)
+    weights = there / np.maximum(count, 1)[:, None]
+    return (
+        Catalogue(torch.from_numpy(codes.astype(np.int64)), torch.from_numpy(weights.astype(np.float32))),
+        known.names,
+    )

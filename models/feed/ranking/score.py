@@ -1,0 +1,213 @@
+"""Scoring sessions: in batches, as while training, and one request after another over a kept history, as in service.
+
+Both give a logit for each task and candidate; the network's calibration makes chances of them. They agree to 1e-5 in
+float32, which the certificate checks.
+"""
+
+# Shapes: S sessions, C candidates of all sessions asked about, L events, N candidates of a session, T tasks, D width.
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from models.common.amortised import Amortised, Cache
+from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.ranking.batches import batch_of, rows_of
+from models.feed.ranking.inputs import Catalogue, Inputs
+from models.feed.ranking.network import KNOTS, LiGR
+
+Integers = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+AT_ONCE = 64
+"""Sessions of a batch."""
+
+
+@torch.no_grad()
+def batch_logits(network: LiGR, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
+    """Logits of what sessions show, in batches of like length.
+
+    Args:
+        network: in evaluation mode.
+        inputs: the log.
+        sessions: numbers of the sessions.
+
+    Returns:
+        Row numbers (C), rising, and their logits (C, T).
+
+    Source:
+        Ours.
+    """
+    rows = rows_of(inputs, np.asarray(sessions, np.int64), history=network.config.history, candidates=0)
+    nothing = np.zeros(len(inputs.events), np.float32)
+    size = np.diff(rows.start)
+    found, number = [], []
+    for chosen in np.array_split(np.argsort(rows.length + size, kind="stable"), max(1, len(rows) // AT_ONCE)):
+        logit = network(batch_of(inputs, rows, chosen, nothing)).numpy()
+        for place, row in enumerate(chosen):
+            number.append(rows.row[rows.start[row] : rows.start[row + 1]])
+            found.append(logit[place, : size[row]])
+    return _in_order(number, found, len(inputs.events.tasks))
+
+
+class Ranker:
+    """A network as it answers requests: a history once, its candidates in one pass over what was kept of it.
+
+    Args:
+        network: its weights are read now, and later changes are not seen.
+        catalogue: categories of all items.
+        threads: how many threads share the candidates of a call; 0: as many as torch uses.
+
+    Source:
+        See `Amortised`.
+    """
+
+    def __init__(self, network: LiGR, catalogue: Catalogue, *, threads: int = 0) -> None:
+        self.network = network.eval()
+        self._amortised = Amortised(network.transformer, threads=threads)
+        self._session = Amortised(network.session, threads=threads) if network.session is not None else None
+        with torch.no_grad():
+            self._vectors = network.item_vectors(torch.arange(len(catalogue.codes)), catalogue)
+
+    @torch.no_grad()
+    def encode(self, item_L: NDArray[Any], action_LT: NDArray[Any], gap_L: NDArray[Any], hour_L: NDArray[Any]) -> Cache:
+        """What is kept of a history, the latest events of a user, oldest first."""
+        vector = self._vectors[torch.from_numpy(np.asarray(item_L, np.int64))]
+        return self._amortised.encode(
+            self.network.event_tokens(
+                vector,
+                torch.from_numpy(np.asarray(action_LT, np.float32)),
+                torch.from_numpy(np.asarray(gap_L, np.int64)),
+                torch.from_numpy(np.asarray(hour_L, np.int64)),
+            )
+        )
+
+    @torch.no_grad()
+    def rank(self, cache: Cache, item_N: NDArray[Any], *, gap: int, hour: int, user: int) -> Logits:
+        """Logits (N, T) of the candidates of one session.
+
+        Args:
+            cache: of the user's history.
+            item_N: items to be ranked.
+            gap: code of the time since the last event of the history.
+            hour: in which the session begins.
+            user: who asks.
+
+        Source:
+            See the class.
+        """
+        size = len(item_N)
+        item = torch.from_numpy(np.asarray(item_N, np.int64))
+        token = self.network.candidate_tokens(
+            self._vectors[item], *(torch.full((size,), value, dtype=torch.long) for value in (gap, hour, user))
+        )
+        together = torch.zeros(size, dtype=torch.long)
+        hidden = self._amortised.attend(cache, token, together if self.network.config.joint else None)
+        if self._session is not None:
+            hidden = self._session.attend(self._session.encode(hidden[:0]), hidden, together)
+        return np.asarray(self.network.logits(hidden, item).numpy(), np.float32)
+
+    def session(self, inputs: Inputs, session: int) -> Logits:
+        """Logits (N, T) of what a session of a log shows, in the order of its rows."""
+        past, rows = inputs.history(session, self.network.config.history), inputs.rows(session)
+        events = inputs.events
+        cache = self.encode(events.item[past], events.actions[past], inputs.gap[past], inputs.hour[past])
+        return self.rank(
+            cache,
+            events.item[rows],
+            gap=int(inputs.session_gap[session]),
+            hour=int(inputs.hour[rows[0]]),
+            user=int(events.user[rows[0]]),
+        )
+
+    def logits(self, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
+        """Logits of what sessions show, one request after another; row numbers rise."""
+        parts = [self.session(inputs, int(one)) for one in sessions]
+        return _in_order([inputs.rows(int(one)) for one in sessions], parts, len(inputs.events.tasks))
+
+
+def fit_calibration(inputs: Inputs, rows: Integers, logit: Logits) -> list[Isotonic]:
+    """Steps that turn logits into chances, for each task, from labels that the network was not trained on.
+
+    Args:
+        inputs: the log.
+        rows: (C) row numbers of the events.
+        logit: (C, T) their logits.
+
+    Returns:
+        One function a task. Where the fit has more steps than are kept, events of like score are pooled first.
+
+    Source:
+        See `fit_isotonic`.
+    """
+    steps = []
+    for task in range(logit.shape[1]):
+        score, label = logit[:, task].astype(np.float64), inputs.events.actions[rows, task]
+        step = fit_isotonic(score, label)
+        if len(step.score) > KNOTS:
+            order = np.argsort(score, kind="stable")
+            group = np.empty(len(score), np.int64)
+            group[order] = np.arange(len(score)) * (KNOTS - 2) // len(score)
+            score = (np.bincount(group, weights=score) / np.bincount(group))[group]
+            step = fit_isotonic(score, label)
+        steps.append(step)
+    return steps
+
+
+def carried_over(network: LiGR, old: Inputs, new: Inputs) -> LiGR:
+    """A ranker of one log for the users, items, categories and tasks of another.
+
+    Args:
+        network: trained on the old log.
+        old: the log that it was made from.
+        new: the log that it is to rank.
+
+    Returns:
+        The same network, its embeddings in the order of the new identifiers, zero for those that it never knew.
+
+    Raises:
+        ValueError: the main task or the number of tasks is another.
+
+    Source:
+        Ours.
+    """
+    if old.events.tasks != new.events.tasks:
+        raise ValueError(
+            f"the live ranker was trained for the tasks {old.events.tasks}, the data have {new.events.tasks}; publish "
+            f"the new ranker under another name."
+        )
+    sizes = {"users": new.events.users, "items": new.events.items, "categories": len(new.categories)}
+    moved = LiGR(**sizes, tasks=len(new.events.tasks), config=network.config)
+    known = network.state_dict()
+    names = {
+        "items.weight": (old.events.item_ids, new.events.item_ids),
+        "bias.weight": (old.events.item_ids, new.events.item_ids),
+        "users.weight": (old.events.user_ids, new.events.user_ids),
+        "categories.weight": (pa.array(old.categories, pa.string()), pa.array(new.categories, pa.string())),
+    }
+    state = {}
+    for name, empty in moved.state_dict().items():
+        if name not in names:
+            state[name] = known[name]
+            continue
+        before, after = names[name]
+        table = torch.zeros_like(empty)
+        if name in known:
+            place = pc.index_in(pc.cast(after, pa.string()), value_set=pc.cast(before, pa.string()))
+            met = torch.from_numpy(np.array(pc.is_valid(place)))
+            table[met] = known[name][torch.from_numpy(np.array(place.drop_null(), np.int64))]
+        state[name] = table
+    moved.load_state_dict(state)
+    return moved.eval()
+
+
+def _in_order(rows: list[Integers], logits: list[Logits], tasks: int) -> tuple[Integers, Logits]:
+    if not rows:
+        return np.zeros(0, np.int64), np.zeros((0, tasks), np.float32)
+    row, logit = np.concatenate(rows), np.concatenate(logits)
+    order = np.argsort(row, kind="stable")
+    return row[order], logit[order]
