@@ -239,13 +239,18 @@ def code_digest(*modules: str) -> str:
 
 
 def code_behind(configuration: Any) -> tuple[str, ...]:
-    """Modules that a configuration's results depend on: its system, what its family shares, `models.common`."""
+    """Modules that a configuration's results depend on: its system, what its family shares, `models.common`.
+
+    A folder of the family with a `config.py` is a system; all else there is shared.
+    """
     system = str(type(configuration).__module__).rpartition(".")[0]
     family = system.rpartition(".")[0]
     shared: tuple[str, ...] = ()
     if family and family != "models":
         folder = Path(str(importlib.import_module(family).__file__)).parent
-        shared = tuple(f"{family}.{file.stem}" for file in sorted(folder.glob("*.py")) if file.stem != "__init__")
+        packages = [one.parent for one in folder.glob("*/__init__.py") if not one.with_name("config.py").exists()]
+        files = [file for file in folder.glob("*.py") if file.stem != "__init__"]
+        shared = tuple(f"{family}.{one.stem}" for one in sorted([*packages, *files]))
     return (system, *shared, "models.common")
 
 

@@ -54,8 +54,13 @@ def test_a_system_is_named_after_its_folder() -> None:
 
 def test_the_code_behind_a_configuration_is_its_system_and_what_it_shares() -> None:
     behind = code_behind(tiny())
-    assert "models.feed.retrieval" in behind
-    assert "models.common" in behind
+    assert behind == (
+        "models.feed.retrieval",
+        "models.feed.events",
+        "models.feed.points",
+        "models.feed.tables",
+        "models.common",
+    )
     assert len(code_digest(*behind)) == 64
 
 
