@@ -93,6 +93,7 @@ def run_with_kill(
     parameters = {
         name: TypeAdapter(type(value)).dump_python(value, mode="json") for name, value in faulted(flow, moment).items()
     }
+    _make_database(home)
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(getattr(flows.retrieval, flow), parameters=parameters, state=Pending())
         attempts = [_attempt(home, flow, str(flow_run.id), moment, server, durations)]
@@ -156,6 +157,17 @@ def _attempt(home: Path, flow: str, flow_run_id: str, moment: str, server: str, 
     lines = log.read_text().splitlines()[before:] if log.exists() else []
     events = [(line["task"], line["event"]) for line in map(json.loads, lines)]
     return Attempt(code=done.returncode, events=events, output=done.stdout + done.stderr)
+
+
+def _make_database(home: Path) -> None:
+    """Let MLflow make its database, as its server has in service before any flow runs.
+
+    A kill while it is made leaves one half made, which MLflow cannot mend.
+    """
+    from mlflow import MlflowClient
+
+    (home / "mlflow").mkdir(parents=True, exist_ok=True)
+    MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}").search_experiments(max_results=1)
 
 
 def _look(home: Path) -> tuple[str, int]:
