@@ -117,3 +117,30 @@ def fit_isotonic(
     # blocks of equal rate or centre, which rounding can leave apart, are one
     fresh = np.append(True, (np.diff(chance) > 0) & (np.diff(centre) > 0))
     return Isotonic(score=centre[fresh], chance=chance[fresh])
+
+
+def fit_tasks(score_CT: NDArray[Any], label_CT: NDArray[Any], knots: int) -> list[Isotonic]:
+    """What turns the scores of each task into chances, with at most so many knots.
+
+    Args:
+        score_CT: (C, T) scores.
+        label_CT: (C, T) responses to the same, that the scores were not learned from.
+        knots: most knots of a function, 3 or more; where a fit has more, events of like score are pooled first.
+
+    Returns:
+        One function a task.
+
+    Source:
+        See `fit_isotonic`.
+    """
+    steps = []
+    for task in range(score_CT.shape[1]):
+        score, label = score_CT[:, task].astype(np.float64), label_CT[:, task]
+        step = fit_isotonic(score, label)
+        if len(step.score) > knots:
+            group = np.empty(len(score), np.int64)
+            group[np.argsort(score, kind="stable")] = np.arange(len(score)) * (knots - 2) // len(score)
+            score = (np.bincount(group, weights=score) / np.bincount(group))[group]
+            step = fit_isotonic(score, label)
+        steps.append(step)
+    return steps

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.common.amortised import Amortised, Cache
-from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.events.calibration import Isotonic, fit_tasks
 from models.feed.history.batches import batch_of
 from models.feed.history.inputs import OF_CANDIDATE, OF_REQUEST, Catalogue, Inputs, Past
 from models.feed.history.network import DLRM, KNOTS, pool
@@ -285,19 +285,9 @@ def fit_calibration(inputs: Inputs, rows: Integers, logit: Logits) -> list[Isoto
         One function a task. Where the fit has more steps than are kept, events of like score are pooled first.
 
     Source:
-        See `fit_isotonic`.
+        See `fit_tasks`.
     """
-    steps = []
-    for task in range(logit.shape[1]):
-        score, label = logit[:, task].astype(np.float64), inputs.events.actions[rows, task]
-        step = fit_isotonic(score, label)
-        if len(step.score) > KNOTS:
-            group = np.empty(len(score), np.int64)
-            group[np.argsort(score, kind="stable")] = np.arange(len(score)) * (KNOTS - 2) // len(score)
-            score = (np.bincount(group, weights=score) / np.bincount(group))[group]
-            step = fit_isotonic(score, label)
-        steps.append(step)
-    return steps
+    return fit_tasks(logit, inputs.events.actions[rows], KNOTS)
 
 
 def carried_over(network: DLRM, old: Inputs, new: Inputs) -> DLRM:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.common.amortised import Amortised, Cache
-from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.events.calibration import Isotonic, fit_tasks
 from models.feed.ranking.batches import batch_of, rows_of
 from models.feed.ranking.inputs import Catalogue, Inputs
 from models.feed.ranking.network import KNOTS, LiGR
@@ -142,20 +142,9 @@ def fit_calibration(inputs: Inputs, rows: Integers, logit: Logits) -> list[Isoto
         One function a task. Where the fit has more steps than are kept, events of like score are pooled first.
 
     Source:
-        See `fit_isotonic`.
+        See `fit_tasks`.
     """
-    steps = []
-    for task in range(logit.shape[1]):
-        score, label = logit[:, task].astype(np.float64), inputs.events.actions[rows, task]
-        step = fit_isotonic(score, label)
-        if len(step.score) > KNOTS:
-            order = np.argsort(score, kind="stable")
-            group = np.empty(len(score), np.int64)
-            group[order] = np.arange(len(score)) * (KNOTS - 2) // len(score)
-            score = (np.bincount(group, weights=score) / np.bincount(group))[group]
-            step = fit_isotonic(score, label)
-        steps.append(step)
-    return steps
+    return fit_tasks(logit, inputs.events.actions[rows], KNOTS)
 
 
 def carried_over(network: LiGR, old: Inputs, new: Inputs) -> LiGR:
