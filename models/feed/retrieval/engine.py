@@ -158,10 +158,10 @@ class Engine:
                     wide += [(number, bits) for number in members]
         question = _Question(self._codes, self._scales, asked, vectors, ids, best)
         threads = threads_to_use()
-        alone = len(narrow) + len(wide) <= GROUP and not shared
-        if alone and len(narrow) == 1 and not wide and self._bytes_of(narrow) >= _BYTES_FOR_THREADS:
+        lone = len(narrow) == 1 and not wide and not shared
+        if lone and len(narrow[0][1]) * self._codes.shape[1] >= _BYTES_FOR_THREADS:
             question.read(*narrow[0], threads)
-        elif alone and wide and not narrow and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
+        elif 0 < len(wide) <= GROUP and not narrow and not shared and tiles_of(len(vectors)) >= _TILES_FOR_THREADS:
             question.scan(wide, threads)
         else:
             do_all(
@@ -176,9 +176,6 @@ class Engine:
                 ]
             )
         return best
-
-    def _bytes_of(self, narrow: Sequence[tuple[int, RowNumbers]]) -> int:
-        return int(sum(len(rows) for _, rows in narrow) * self._codes.shape[1])
 
     def _copied(self, rows: RowNumbers) -> "Engine":
         """The codes of some rows."""
