@@ -72,6 +72,37 @@ ENTRIES: dict[str, Entry] = {
                 "words.txt.gz": "725f41d3280a071afdf6fb12f9635e67d1568c23f58d476469627a916948e75b",
             },
         ),
+        Entry(
+            name="ranking-amazon-s3rec",
+            licence="Amazon reviews (UCSD): research use, no redistribution; the repository names no licence",
+            origin="https://github.com/RUCAIBox/CIKM2020-S3Rec (folder data, commit 2a81540a)",
+            files={
+                "Beauty.txt.gz": "226cce9c3105299ca0db9615d7d3fb32b3175e90da43100ae352599f0f0107b8",
+                "Beauty_item2attributes.json.gz": "129e40f67486f6877eff0f5318cfa8530ee8ac23d8b0d1de04e1bb7a2ba0b2d4",
+                "Sports_and_Outdoors.txt.gz": "2a095e0648872beb9982408958290f5d655db5be2911c3756b5446de9f0b8de2",
+                "Sports_and_Outdoors_item2attributes.json.gz": (
+                    "7fb10733ac4f1811384a52144cdefa7fcc7536fa80a7232c5da9bd789155c34b"
+                ),
+            },
+        ),
+        Entry(
+            name="ranking-lastfm-s3rec",
+            licence="Last.fm (HetRec 2011): no commercial use, no redistribution",
+            origin="https://github.com/RUCAIBox/CIKM2020-S3Rec (folder data, commit 2a81540a)",
+            files={
+                "LastFM.txt.gz": "9ded486adb5b0fe9dc761950afa0a9a05e93ff018992e0c52bf11afec529f802",
+                "LastFM_item2attributes.json.gz": "a4ccd678dc9ff6d43fe5073f491db5c9b02eb98dfa4f8c0382913a784be217ef",
+            },
+        ),
+        Entry(
+            name="ranking-movielens-100k",
+            licence="GroupLens: research use, no redistribution without permission",
+            origin="https://grouplens.org/datasets/movielens/100k/, as atomic files in recbole 1.2.1 on PyPI",
+            files={
+                "ml-100k.inter.gz": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
+                "ml-100k.item.gz": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
+            },
+        ),
     )
 }
 

@@ -206,8 +206,20 @@ def resolve_configuration(path: str) -> type:
 
 
 def system_of(configuration: Any) -> str:
-    """The folder of the configuration's module: `models.feed.ranking.config` belongs to the system `ranking`."""
-    return str(type(configuration).__module__).split(".")[-2]
+    """The folder of the configuration's system: `models.feed.ranking.config` belongs to the system `ranking`.
+
+    So does `models.feed.ranking.next_item.config`: a folder with a `config.py` within a system is a part of it.
+    """
+    return _package_of(configuration).rpartition(".")[2]
+
+
+def _package_of(configuration: Any) -> str:
+    """The package of the configuration's system: the outermost one around its module that has a `config.py`."""
+    package = str(type(configuration).__module__).rpartition(".")[0]
+    around = package.rpartition(".")[0]
+    while around and Path(str(importlib.import_module(around).__file__)).with_name("config.py").exists():
+        package, around = around, around.rpartition(".")[0]
+    return package
 
 
 def code_digest(*modules: str) -> str:
@@ -243,7 +255,7 @@ def code_behind(configuration: Any) -> tuple[str, ...]:
 
     A folder of the family with a `config.py` is a system; all else there is shared.
     """
-    system = str(type(configuration).__module__).rpartition(".")[0]
+    system = _package_of(configuration)
     family = system.rpartition(".")[0]
     shared: tuple[str, ...] = ()
     if family and family != "models":

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import re
 import threading
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv6Address
@@ -12,7 +13,7 @@ import pytest
 
 from infra import catalogue
 from infra.catalogue import CatalogueError, Entry, allowed, data_roots, fingerprint, locate
-from infra.settings import settings
+from infra.settings import PROJECT, settings
 
 
 @pytest.fixture
@@ -238,6 +239,16 @@ def mirror(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_catalogue_file_comes_from_the_mirror_whatever_compressed_it(mirror: Path) -> None:
     assert locate("catalogue:toy/a.csv.gz") == mirror
+
+
+def test_whatever_a_preset_names_is_in_the_catalogue() -> None:
+    named = {
+        (entry, file)
+        for module in (PROJECT / "models").rglob("*.py")
+        for entry, file in re.findall(r"catalogue:([a-z0-9-]+)/([\w.-]+\w)", module.read_text())
+    }
+    assert len(named) >= 4
+    assert [f"{entry}/{file}" for entry, file in named if file not in catalogue.ENTRIES[entry].files] == []
 
 
 def test_changed_content_is_refused(mirror: Path) -> None:

@@ -16,6 +16,8 @@ from infra.manifest import (
 )
 from infra.refs import Dataset
 from models.common.gate import GateConfig
+from models.feed.ranking import config as ranking
+from models.feed.ranking.next_item import config as next_item
 from models.feed.retrieval.config import tiny
 
 
@@ -58,10 +60,19 @@ def test_the_code_behind_a_configuration_is_its_system_and_what_it_shares() -> N
         "models.feed.retrieval",
         "models.feed.events",
         "models.feed.points",
+        "models.feed.recounting",
         "models.feed.tables",
+        "models.feed.two_stage",
         "models.common",
     )
     assert len(code_digest(*behind)) == 64
+
+
+def test_a_part_of_a_system_stands_on_all_of_it_and_on_what_the_family_shares() -> None:
+    assert system_of(next_item.tiny()) == "ranking"
+    behind = code_behind(next_item.tiny())
+    assert behind == code_behind(ranking.tiny())
+    assert {"models.feed.ranking", "models.feed.events", "models.common"} <= set(behind)
 
 
 def test_a_setting_with_credentials_gets_into_no_manifest_even_when_it_is_not_read() -> None:
