@@ -36,10 +36,11 @@ from rich.console import Console
 from rich.table import Table
 
 from models.common.transformer import TransformerConfig
+from models.feed.events.catalogue import catalogue_of, gaps
 from models.feed.events.features import FEATURES, PastCounts
 from models.feed.events.histories import Histories
 from models.feed.events.table import Events
-from models.feed.history.inputs import OF_CANDIDATE, Past, Standard, catalogue_of, gaps
+from models.feed.history.inputs import OF_CANDIDATE, Past, Standard
 from models.feed.history.network import DLRM, Batch, NetworkConfig
 from models.feed.history.score import HistoryCache, Scorer
 

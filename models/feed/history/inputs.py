@@ -5,17 +5,16 @@ whose number is a multiple of `stride`. So the oldest event that is seen changes
 what was computed for a history can be kept and extended. Training and service follow the same rule.
 """
 
-# Shapes: E events, S sessions, L events of a history, F features, I items, A slots of categories, Q rows asked for.
+# Shapes: E events, S sessions, L events of a history, F features, Q rows asked for.
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.common.contracts import Payload
+from models.feed.events.catalogue import GAPS, Catalogue, catalogue_of, gaps
 from models.feed.events.features import FEATURES
 from models.feed.events.histories import Histories
 from models.feed.events.table import Events
@@ -24,8 +23,7 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Singles = NDArray[np.float32]
 
-GAPS = 40
-"""Codes of gaps: 0 for no event before, then one for each doubling, the last for 2^38 seconds and more."""
+__all__ = ["GAPS", "OF_CANDIDATE", "OF_REQUEST", "Catalogue", "Inputs", "Past", "Standard", "first_seen"]
 
 OUTERMOST = 8.0
 """Standard deviations beyond which a feature counts as this far out."""
@@ -38,13 +36,6 @@ OF_REQUEST = tuple(
 """Places of the features that all candidates of a request share."""
 
 OF_CANDIDATE = tuple(place for place in range(len(FEATURES)) if place not in OF_REQUEST)
-
-
-class Catalogue(NamedTuple):
-    """Categories of all items: codes (I, A) and their weights (I, A), which add up to one; zero behind the last."""
-
-    codes: Tensor
-    weights: Tensor
 
 
 class Past(NamedTuple):
@@ -199,34 +190,3 @@ class Inputs:
 def first_seen(seen: Integers, history: int, stride: int) -> Integers:
     """Number of the oldest event that is seen when `seen` events have happened: a multiple of the stride."""
     return -(-np.maximum(np.asarray(seen, np.int64) - history, 0) // stride) * stride
-
-
-def gaps(events: Events, histories: Histories) -> Integers:
-    """(E) codes of the time since the user's event before: 0 for none, else 1 + floor(log2(1 + seconds))."""
-    gap = np.zeros(len(events), np.int64)
-    before, after = histories.rows[:-1], histories.rows[1:]
-    same = events.user[before] == events.user[after]
-    elapsed = events.time[after[same]] - events.time[before[same]]
-    gap[after[same]] = np.minimum(1 + np.floor(np.log2(1.0 + elapsed)), GAPS - 1)
-    return gap
-
-
-def catalogue_of(events: Events, attribute: str) -> tuple[Catalogue, tuple[str, ...]]:
-    """Categories of all items by an attribute, and their names; none for an empty attribute.
-
-    Raises:
-        ValueError: there is no such attribute.
-    """
-    if not attribute:
-        return Catalogue(torch.zeros(events.items, 0, dtype=torch.long), torch.zeros(events.items, 0)), ()
-    known = events.categories(attribute)
-    count = np.diff(known.start)
-    place = np.arange(int(count.max(initial=0)))
-    there = place < count[:, None]
-    at = np.where(there, known.start[:-1, None] + place, 0)
-    codes = np.where(there, known.code[at] if len(known.code) else 0, 0)
-    weights = there / np.maximum(count, 1)[:, None]
-    return (
-        Catalogue(torch.from_numpy(codes.astype(np.int64)), torch.from_numpy(weights.astype(np.float32))),
-        known.names,
-    )

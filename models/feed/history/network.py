@@ -20,29 +20,23 @@ categories alone, and so is a new user by her history.
 """
 
 # Shapes: B sessions of a batch, L events (padded), N candidates (padded), T tasks, F features, I items, A slots of
-# categories, D width, V width of an item's vector, S and C widths of s and c, K knots of a calibration.
+# categories, D width, V width of an item's vector, S and C widths of s and c.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from models.common.configuration import check, setting
 from models.common.transformer import Transformer, TransformerConfig
-from models.feed.events.calibration import Isotonic
+from models.feed.events.calibrated import Calibrated
+from models.feed.events.catalogue import GAPS, Catalogue
 from models.feed.events.features import FEATURES
-from models.feed.history.inputs import GAPS, OF_CANDIDATE, OF_REQUEST, Catalogue, Standard
-
-Floats = NDArray[np.float64]
-
-KNOTS = 256
-"""Most steps of a calibration."""
+from models.feed.history.inputs import OF_CANDIDATE, OF_REQUEST, Standard
 
 Form = Literal["append", "append with self key", "concat"]
 
@@ -250,7 +244,7 @@ class Head(nn.Module):
         return out
 
 
-class DLRM(nn.Module):
+class DLRM(Calibrated):
     """A deep learning recommendation model with a transformer over the user's history.
 
     Args:
@@ -267,13 +261,11 @@ class DLRM(nn.Module):
         features are ours.
     """
 
-    calibration: Tensor
-    knots: Tensor
     mean: Tensor
     scale: Tensor
 
     def __init__(self, *, users: int, items: int, categories: int, tasks: int, config: NetworkConfig) -> None:
-        super().__init__()
+        super().__init__(tasks)
         self.config = config
         width, inner = config.transformer.width, config.item_width
         self.items = nn.Embedding(items, inner)
@@ -295,8 +287,6 @@ class DLRM(nn.Module):
             nn.init.normal_(table.weight, std=table.weight.shape[1] ** -0.5)
         nn.init.zeros_(self.items.weight)
         nn.init.zeros_(self.users.weight)
-        self.register_buffer("calibration", torch.zeros(tasks, 2, KNOTS, dtype=torch.float64))
-        self.register_buffer("knots", torch.zeros(tasks, dtype=torch.int64))
         self.register_buffer("mean", torch.zeros(len(FEATURES), dtype=torch.float64))
         self.register_buffer("scale", torch.ones(len(FEATURES), dtype=torch.float64))
 
@@ -374,26 +364,6 @@ class DLRM(nn.Module):
     def standard(self) -> Standard:
         """What puts features into standard units."""
         return Standard(mean=self.mean.cpu().numpy(), scale=self.scale.cpu().numpy())
-
-    def calibrate(self, steps: list[Isotonic]) -> None:
-        """Keep what turns the logits of each task into chances; raises `ValueError` when there are too many knots."""
-        for task, step in enumerate(steps):
-            size = len(step.score)
-            if size > KNOTS:
-                raise ValueError(f"a calibration has at most {KNOTS} knots, got {size}; group the scores first.")
-            self.calibration[task] = 0
-            self.calibration[task, 0, :size] = torch.from_numpy(step.score)
-            self.calibration[task, 1, :size] = torch.from_numpy(step.chance)
-            self.knots[task] = size
-
-    def chances(self, logit: NDArray[np.float32]) -> Floats:
-        """Calibrated chances of logits (..., T); raises `ValueError` for a network without calibration."""
-        table, count = self.calibration.cpu().numpy(), self.knots.tolist()
-        columns = [
-            Isotonic(score=table[task, 0, :size].copy(), chance=table[task, 1, :size].copy())(logit[..., task])
-            for task, size in enumerate(count)
-        ]
-        return np.stack(columns, -1)
 
 
 def pool(hidden_BLD: Tensor, length_B: Tensor, last: int) -> Tensor:

@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.common.amortised import Amortised, Cache
-from models.feed.events.calibration import Isotonic, fit_tasks
+from models.feed.events.catalogue import Catalogue
+from models.feed.events.scoring import in_order, moved_tables, refuse_other_tasks, sizes_of
 from models.feed.history.batches import batch_of
-from models.feed.history.inputs import OF_CANDIDATE, OF_REQUEST, Catalogue, Inputs, Past
-from models.feed.history.network import DLRM, KNOTS, pool
+from models.feed.history.inputs import OF_CANDIDATE, OF_REQUEST, Inputs, Past
+from models.feed.history.network import DLRM, pool
 
 Integers = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -59,7 +59,7 @@ def batch_logits(network: DLRM, inputs: Inputs, sessions: Integers) -> tuple[Int
         for place, one in enumerate(chosen):
             number.append(inputs.rows(int(sessions[one])))
             found.append(logit[place, : size[one]])
-    return _in_order(number, found, len(inputs.events.tasks))
+    return in_order(number, found, len(inputs.events.tasks))
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def appended_logits(network: DLRM, inputs: Inputs, sessions: Integers) -> tuple[
             batch = batch_of(inputs, np.full(len(some), session), network.config, rows=some)
             number.append(some)
             found.append(network(batch)[:, 0].numpy())
-    return _in_order(number, found, len(inputs.events.tasks))
+    return in_order(number, found, len(inputs.events.tasks))
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Scorer:
         began = inputs.events.began[inputs.session_rows[inputs.session_start[sessions]]]
         asked = np.asarray(sessions)[np.argsort(began, kind="stable")]
         parts = [self.session(inputs, int(one)) for one in asked]
-        return _in_order([inputs.rows(int(one)) for one in asked], parts, len(inputs.events.tasks))
+        return in_order([inputs.rows(int(one)) for one in asked], parts, len(inputs.events.tasks))
 
     def _history(self, amortised: Amortised, user: int, past: Past) -> Kept:
         kept = self.histories.get(user)
@@ -273,23 +273,6 @@ class Scorer:
         )
 
 
-def fit_calibration(inputs: Inputs, rows: Integers, logit: Logits) -> list[Isotonic]:
-    """Steps that turn logits into chances, for each task, from labels that the network was not trained on.
-
-    Args:
-        inputs: the log.
-        rows: (C) row numbers of the events.
-        logit: (C, T) their logits.
-
-    Returns:
-        One function a task. Where the fit has more steps than are kept, events of like score are pooled first.
-
-    Source:
-        See `fit_tasks`.
-    """
-    return fit_tasks(logit, inputs.events.actions[rows], KNOTS)
-
-
 def carried_over(network: DLRM, old: Inputs, new: Inputs) -> DLRM:
     """A scorer of one log for the users, items and categories of another.
 
@@ -307,33 +290,13 @@ def carried_over(network: DLRM, old: Inputs, new: Inputs) -> DLRM:
     Source:
         Ours.
     """
-    if old.events.tasks != new.events.tasks:
-        raise ValueError(
-            f"the live scorer was trained for the tasks {old.events.tasks}, the data have {new.events.tasks}; publish "
-            f"the new scorer under another name."
-        )
-    sizes = {"users": new.events.users, "items": new.events.items, "categories": len(new.categories)}
-    moved = DLRM(**sizes, tasks=len(new.events.tasks), config=network.config)
-    state = dict(network.state_dict())
-    names = {
-        "items.weight": (old.events.item_ids, new.events.item_ids),
-        "users.weight": (old.events.user_ids, new.events.user_ids),
-        "categories.weight": (pa.array(old.categories, pa.string()), pa.array(new.categories, pa.string())),
-    }
-    for name, (before, after) in names.items():
-        table = torch.zeros_like(moved.state_dict()[name])
-        place = pc.index_in(pc.cast(after, pa.string()), value_set=pc.cast(before, pa.string()))
-        known = torch.from_numpy(np.asarray(pc.is_valid(place)))
-        there = torch.from_numpy(np.asarray(place.drop_null(), np.int64))
-        table[: len(after)][known] = state[name][there]
-        state[name] = table
-    moved.load_state_dict(state)
-    return moved.eval()
-
-
-def _in_order(rows: list[Integers], logits: list[Logits], tasks: int) -> tuple[Integers, Logits]:
-    if not rows:
-        return np.zeros(0, np.int64), np.zeros((0, tasks), np.float32)
-    row, logit = np.concatenate(rows), np.concatenate(logits)
-    order = np.argsort(row, kind="stable")
-    return row[order], logit[order]
+    refuse_other_tasks(old.events, new.events)
+    return moved_tables(
+        network,
+        DLRM(**sizes_of(new.events, new.categories), config=network.config),
+        {
+            "items.weight": (old.events.item_ids, new.events.item_ids),
+            "users.weight": (old.events.user_ids, new.events.user_ids),
+            "categories.weight": (pa.array(old.categories, pa.string()), pa.array(new.categories, pa.string())),
+        },
+    )

@@ -12,33 +12,24 @@ A session is asked about at the moment when it begins. The user's events strictl
 the latest `history` of them. Nothing of the session itself is told but the items that it shows.
 """
 
-# Shapes: E events, S sessions, I items, A slots for categories of an item, T tasks, Q sessions asked about, L events of
-# a history.
+# Shapes: E events, S sessions, Q sessions asked about, L events of a history.
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from models.common.contracts import Payload
+from models.feed.events.catalogue import GAPS, Catalogue, catalogue_of, gap_codes, gaps
 from models.feed.events.histories import Histories
 from models.feed.events.table import Events
 
 Integers = NDArray[np.int64]
 
-GAPS = 40
-"""Codes of gaps: 0 for no event before, then one for each doubling, the last for 2^38 seconds and more."""
 HOURS = 24
 
-
-class Catalogue(NamedTuple):
-    """Categories of all items: codes (I, A) and their weights (I, A), which add up to one; zero behind the last."""
-
-    codes: Tensor
-    weights: Tensor
+__all__ = ["GAPS", "HOURS", "Catalogue", "Inputs", "gap_codes", "hours"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,6 +43,7 @@ class Inputs:
         hour: (E) hours of the day.
         catalogue: categories of all items.
         categories: their names, by code.
+        attribute: the item attribute that holds them; empty for none.
         session_rows: (E) row numbers, session by session, in the order of rows.
         session_start: (S + 1) where each session's rows begin in `session_rows`.
         seen: (S) events of the user strictly before each session.
@@ -64,6 +56,7 @@ class Inputs:
     hour: Integers
     catalogue: Catalogue
     categories: tuple[str, ...]
+    attribute: str
     session_rows: Integers
     session_start: Integers
     seen: Integers
@@ -97,10 +90,6 @@ class Inputs:
             (arXiv 2402.17152).
         """
         histories = Histories(events)
-        gap = np.zeros(len(events), np.int64)
-        before, after = histories.rows[:-1], histories.rows[1:]
-        same = events.user[before] == events.user[after]
-        gap[after[same]] = gap_codes(events.time[after[same]] - events.time[before[same]])
         session_rows = np.argsort(events.session, kind="stable").astype(np.int64)
         _, first = np.unique(events.session[session_rows], return_index=True)
         opening = session_rows[first]
@@ -108,14 +97,15 @@ class Inputs:
         seen = histories.before(user, began)
         last = histories.latest(user, seen, 1)[:, 0] if len(seen) else np.zeros(0, np.int64)
         elapsed = np.where(last >= 0, began - events.time[last], 0)
-        catalogue, names = _catalogue(events, categories)
+        catalogue, names = catalogue_of(events, categories)
         return cls(
             events=events,
             histories=histories,
-            gap=gap,
+            gap=gaps(events, histories),
             hour=hours(events.time),
             catalogue=catalogue,
             categories=names,
+            attribute=categories,
             session_rows=session_rows,
             session_start=np.append(first, len(session_rows)).astype(np.int64),
             seen=seen,
@@ -139,29 +129,6 @@ class Inputs:
         return self.histories.rows[max(self.histories.start[user], end - length) : end]
 
 
-def gap_codes(seconds: NDArray[Any]) -> Integers:
-    """1 + floor(log2(1 + seconds)), at most `GAPS` - 1."""
-    digits = 1 + np.floor(np.log2(1.0 + np.asarray(seconds)))
-    return np.asarray(np.minimum(digits, GAPS - 1), np.int64)
-
-
 def hours(time: NDArray[np.int64]) -> Integers:
     """Hour of the day, UTC."""
     return np.asarray((time % 86_400) // 3600, np.int64)
-
-
-def _catalogue(events: Events, attribute: str) -> tuple[Catalogue, tuple[str, ...]]:
-    if not attribute:
-        return Catalogue(torch.zeros(events.items, 0, dtype=torch.long), torch.zeros(events.items, 0)), ()
-    known = events.categories(attribute)
-    count = np.diff(known.start)
-    slots = int(count.max(initial=0))
-    place = np.arange(slots)
-    there = place < count[:, None]
-    at = np.where(there, known.start[:-1, None] + place, 0)
-    codes = np.where(there, known.code[at] if len(known.code) else 0, 0)
-    weights = there / np.maximum(count, 1)[:, None]
-    return (
-        Catalogue(torch.from_numpy(codes.astype(np.int64)), torch.from_numpy(weights.astype(np.float32))),
-        known.names,
-    )

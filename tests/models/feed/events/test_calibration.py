@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.events.calibration import KNOTS, Isotonic, fit_isotonic, fit_tasks, keep_mean, staircase
 from models.feed.events.metrics import auc, calibration_error, calibration_ratio, log_loss
 
 cases = st.lists(
@@ -15,7 +15,7 @@ cases = st.lists(
 )
 
 
-def staircase(score: list[float], label: list[float], weight: list[float]) -> dict[float, float]:
+def best_staircase(score: list[float], label: list[float], weight: list[float]) -> dict[float, float]:
     """Least weighted squares without a violation, by the max-min formula (Robertson, Wright & Dykstra 1988, 1.4.4):
     the fit at score s is the largest, over starts a <= s, of the smallest, over ends b >= s, mean of [a, b]."""
     knots = sorted(set(score))
@@ -31,8 +31,8 @@ def staircase(score: list[float], label: list[float], weight: list[float]) -> di
 @given(cases)
 def test_the_fit_is_the_best_staircase(case: list[tuple[int, int, float]]) -> None:
     score, label, weight = ([float(value) for value in column] for column in zip(*case, strict=True))
-    fit = fit_isotonic(np.array(score), np.array(label), np.array(weight), prior=0)
-    right = staircase(score, label, weight)
+    fit = staircase(np.array(score), np.array(label), np.array(weight), prior=0)
+    right = best_staircase(score, label, weight)
     found: dict[float, list[float]] = {}
     for value, chance in right.items():
         found.setdefault(round(chance, 9), []).append(value)
@@ -51,6 +51,54 @@ def test_it_never_falls_and_never_leaves_zero_to_one(case: list[tuple[int, int, 
     assert (np.diff(chance) >= 0).all() and (chance >= 0).all() and (chance <= 1).all()
     if 0 < label.mean() < 1:
         assert chance.min() > 0 and chance.max() < 1, "the made-up events keep certainty away"
+
+
+@settings(max_examples=150)
+@given(cases)
+def test_chances_have_the_mean_of_the_labels_they_were_fitted_to(case: list[tuple[int, int, float]]) -> None:
+    score, label, weight = (np.array(column, float) for column in zip(*case, strict=True))
+    step, fit = staircase(score, label, weight), fit_isotonic(score, label, weight)
+    assert np.average(fit(score), weights=weight) == pytest.approx(np.average(label, weights=weight), abs=1e-9)
+    assert fit.score.tolist() == step.score.tolist(), "the knots stay where they are"
+    away = fit.chance - step.chance
+    assert (away >= -1e-15).all() or (away <= 1e-15).all(), "all move in one direction"
+
+
+def test_a_few_events_in_broad_steps_are_right_on_average_which_the_broken_line_alone_is_not() -> None:
+    draw = np.random.default_rng(6)
+    score = draw.exponential(size=340)
+    label = (draw.random(340) < 0.05 + 0.1 * (score > 2)).astype(np.float64)
+    step, fit = staircase(score, label), fit_isotonic(score, label)
+    assert abs(step(score).mean() / label.mean() - 1) > 0.01
+    assert fit(score).mean() == pytest.approx(label.mean(), abs=1e-12)
+    inside = (score > fit.score[0]) & (score < fit.score[-1])
+    assert auc(label[inside], fit(score[inside])) == auc(label[inside], score[inside])
+
+
+def test_a_mean_that_no_line_reaches_leaves_the_function_as_it_is() -> None:
+    step = Isotonic(score=np.array([0.0, 1.0]), chance=np.array([0.2, 0.8]))
+    for label in (0.0, 1.0):
+        assert keep_mean(step, np.array([0.0, 1.0]), np.array([label, label])) is step
+    up = keep_mean(step, np.array([0.0, 1.0]), np.array([0.5, 1.0]))
+    np.testing.assert_allclose(up.chance, [0.6, 0.9])
+    down = keep_mean(step, np.array([0.0, 1.0]), np.array([0.0, 0.5]))
+    np.testing.assert_allclose(down.chance, [0.1, 0.4])
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_each_task_is_fitted_alone_and_pools_where_there_would_be_too_many_knots(fine: bool) -> None:
+    draw, size = np.random.default_rng(0), 40_000
+    score = np.sort(draw.standard_normal(size)).astype(np.float32)
+    label = (np.arange(size) / size > draw.random(size)).astype(np.float32)
+    if fine:  # an increasing staircase of rates that has more steps than are kept
+        label = (np.repeat(np.arange(KNOTS * 2), -(-size // (KNOTS * 2)))[:size] / (KNOTS * 2)).astype(np.float32)
+    first, second = fit_tasks(np.stack([score, -score], 1), np.stack([label, 1 - label], 1), KNOTS)
+    for step, values, truth in ((first, score, label), (second, -score, 1 - label)):
+        assert len(step.score) <= KNOTS
+        assert (len(step.score) > KNOTS // 2) == fine
+        assert step(values).mean() == pytest.approx(truth.mean(dtype=np.float64), abs=1e-9)
+        assert np.abs(step(values) - truth).mean() < (0.01 if fine else 0.5)
+    assert (np.diff(first(score)) >= 0).all()
 
 
 def drawn(seed: int, size: int = 20_011) -> tuple[Any, Any]:

@@ -11,13 +11,14 @@ import torch
 
 from models.common.certificate import Certificate
 from models.common.contracts import Payload
-from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.events.calibration import Isotonic
 from models.feed.events.features import FEATURES
 from models.feed.events.metrics import auc, normalized_entropy
-from models.feed.history.certificate import NAMES, REQUEST, Scored, Shape, certify, pooled
+from models.feed.history.certificate import NAMES, REQUEST, Shape, certify
 from models.feed.history.inputs import OF_REQUEST, Inputs, Past
 from models.feed.history.network import DLRM, NetworkConfig
-from models.feed.history.score import Scorer, appended_logits, batch_logits, fit_calibration
+from models.feed.history.score import Scorer, appended_logits, batch_logits
+from models.feed.recounting import Scored
 from tests.models.feed.history.worlds import NETWORK, VARIANTS, random_scorer, simulated
 
 SESSIONS = 24
@@ -35,7 +36,7 @@ class World:
         self.inputs = Inputs.of(self.data)
         self.network = random_scorer(self.data, self.config)
         self.test, self.known = (self.inputs.sessions_of(self.data[part]) for part in ("test", "validation"))
-        self.network.calibrate(fit_calibration(self.inputs, *batch_logits(self.network, self.inputs, self.known)))
+        self.network.calibrate_on(self.inputs.events, *batch_logits(self.network, self.inputs, self.known))
         self.weights = dict(self.network.state_dict())
 
     def scored(self, network: DLRM | None = None, inputs: Inputs | None = None) -> Scored:
@@ -223,9 +224,7 @@ def fitted_on_test(world: World) -> dict[str, Any]:
     sound = world.scored()
     network = random_scorer(world.data, world.config)
     network.load_state_dict(world.weights)
-    network.calibrate(
-        [fit_isotonic(sound.logit[:, task], world.inputs.events.actions[sound.rows, task]) for task in range(2)]
-    )
+    network.calibrate_on(world.inputs.events, sound.rows, sound.logit)
     return {
         "weights": dict(network.state_dict()),
         "test": replace(sound, chance=network.chances(sound.logit)),
@@ -299,12 +298,3 @@ def test_a_corruption_is_refused_by_the_claim_that_it_breaks(world: World, name:
     certificate = world.certify(**corrupt(world))
     assert not certificate.holds
     assert claim in {failed.name for failed in certificate.failures()}
-
-
-def test_pooling_neighbours_is_isotonic_regression() -> None:
-    draw = np.random.default_rng(0)
-    score = draw.integers(0, 30, 200) / 7
-    label = (draw.random(200) < 0.2 + 0.1 * score).astype(np.float64)
-    ours, theirs = pooled(score, label), fit_isotonic(score, label)
-    np.testing.assert_allclose(ours[0], theirs.score, atol=1e-12)
-    np.testing.assert_allclose(ours[1], theirs.chance, atol=1e-12)

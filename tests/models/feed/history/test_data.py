@@ -56,10 +56,6 @@ def test_a_table_of_ones_own_is_read_and_one_whose_responses_are_stars_refused(t
         config.prepare({"events": tmp_path / "e.csv"})
 
 
-def test_wrong_names_and_a_table_without_a_file_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 'Big Name'"):
-        DataConfig(name="Big Name")
-    with pytest.raises(ValueError, match="must name a file"):
-        DataConfig(source="table")
-    movielens = DataConfig(source="movielens")
-    assert set(movielens.sources()) == {"ratings", "movies"} and movielens.categories == "genres"
+def test_the_attribute_with_the_categories_follows_from_the_source() -> None:
+    assert DataConfig(source="movielens").categories == "genres"
+    assert DataConfig().categories == "category"

@@ -10,10 +10,11 @@ import torch
 from models.common.contracts import Payload
 from models.feed.events.features import PastCounts
 from models.feed.events.table import Events
-from models.feed.history.certificate import Log, Reference, Shape
+from models.feed.history.certificate import Reference, Shape
 from models.feed.history.inputs import Inputs, Past
-from models.feed.history.network import DLRM, KNOTS, NetworkConfig
-from models.feed.history.score import Scorer, appended_logits, batch_logits, carried_over, fit_calibration
+from models.feed.history.network import DLRM, NetworkConfig
+from models.feed.history.score import Scorer, appended_logits, batch_logits, carried_over
+from models.feed.recounting import Log
 from tests.models.feed.history.worlds import VARIANTS, random_scorer, simulated
 
 EQUAL = 1e-6
@@ -158,15 +159,6 @@ def test_a_request_without_candidates_is_empty_and_one_without_enough_features_r
         scorer.score(0, past, np.arange(3), inputs.raw[:2])
 
 
-def test_a_calibration_with_too_many_steps_is_pooled_first(data: Payload) -> None:
-    inputs = Inputs.of(data)
-    rows = np.arange(len(inputs.events))
-    logit = np.stack([np.linspace(-3, 3, len(rows))] * 2, 1).astype(np.float32)
-    rising = replace(inputs, events=replace(inputs.events, actions=(logit > -3 + 6 * rows[:, None] % 2).astype("f4")))
-    for step in fit_calibration(rising, rows, logit):
-        assert 1 <= len(step.score) <= KNOTS
-
-
 def test_a_scorer_is_carried_over_by_identifiers(data: Payload) -> None:
     inputs = Inputs.of(data)
     network = random_scorer(data)
@@ -189,7 +181,7 @@ def test_a_scorer_is_carried_over_by_identifiers(data: Payload) -> None:
     )
     foreign = replace(other, events=replace(other.events, item_ids=pa.array(np.arange(events.items) + 10_000)))
     assert not carried_over(network, inputs, foreign).items.weight.any()
-    with pytest.raises(ValueError, match="publish the new scorer under another name"):
+    with pytest.raises(ValueError, match="publish the new one under another name"):
         carried_over(network, inputs, replace(other, events=replace(other.events, tasks=("click", "share"))))
 
 

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from models.common.contracts import InputError
+from models.feed.events import preparation
 from models.feed.events.leakage import LeakageError
 from models.feed.events.splits import Split
 from models.feed.events.table import Events, EventsTableConfig
 from models.feed.ranking import data as data_module
-from models.feed.ranking.data import DataConfig, MovieLensConfig, arrange
+from models.feed.ranking.data import DataConfig
 from tests.models.feed.ranking.worlds import simulated
 
 
@@ -66,13 +67,13 @@ def test_an_unknown_attribute_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_split_that_leaks_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = data_module.global_time
+    plain = preparation.global_time
 
     def leaking(events: Events, shares: tuple[float, float, float]) -> Split:
         split = plain(events, shares)
         return replace(split, train=np.append(split.train, split.test[-1]))
 
-    monkeypatch.setattr(data_module, "global_time", leaking)
+    monkeypatch.setattr(preparation, "global_time", leaking)
     with pytest.raises(LeakageError, match="is in the training and in the test part"):
         simulated()
 
@@ -86,48 +87,3 @@ def test_a_history_with_events_of_its_own_session_fails_the_run(monkeypatch: pyt
     monkeypatch.setattr(data_module.Inputs, "history", leaking)
     with pytest.raises(LeakageError, match="take the user's own events from before the session"):
         simulated()
-
-
-def test_movielens_is_read_in_both_of_its_forms(tmp_path: Path) -> None:
-    atomic, csv = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"], ["userId,movieId,rating,timestamp"]
-    for number in range(200):
-        row = (number % 7, number % 13, 1 + (number * 3) % 5, 1_600_000_000 + 4000 * number)
-        atomic.append("\t".join(str(value) for value in row))
-        csv.append(",".join(str(value) for value in row))
-    items = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
-    movies = ["movieId,title,genres"]
-    for number in range(13):
-        items.append(f"{number}\tFilm {number}\t1990\tDrama Comedy")
-        movies.append(f"{number},Film {number} (1990),Drama|Comedy")
-    for name, lines in (("a.inter", atomic), ("a.item", items), ("ratings.csv", csv), ("movies.csv", movies)):
-        (tmp_path / name).write_text("\n".join(lines))
-    found = []
-    for ratings, films in (("a.inter", "a.item"), ("ratings.csv", "movies.csv")):
-        config = DataConfig(source="movielens", movielens=MovieLensConfig(ratings=ratings, movies=films))
-        files = {"ratings": tmp_path / ratings, "movies": tmp_path / films}
-        assert config.sources() == {"ratings": ratings, "movies": films}
-        found.append(Events.from_payload(config.prepare(files)))
-    one, other = found
-    assert one.label.tolist() == other.label.tolist()
-    assert one.categories("genres").names == other.categories("genres").names == ("Comedy", "Drama")
-    assert one.label.mean() == pytest.approx(0.4)
-
-
-def test_one_label_throughout_a_part_is_refused() -> None:
-    events = Events.from_payload(simulated())
-    silent = replace(events, actions=np.zeros_like(events.actions))
-    with pytest.raises(InputError, match="log what was shown and passed over too"):
-        arrange(silent, "category", (0.1, 0.1), "table")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"name": "Upper"}, "must be lower case"),
-        ({"source": "table"}, "DataConfig.table.events must name a file"),
-        ({"test": 0.6}, "DataConfig.test must be at most 0.4"),
-    ],
-)
-def test_a_wrong_setting_is_refused_with_its_remedy(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        DataConfig(**change)  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from models.feed.ranking.inputs import GAPS, Inputs, gap_codes
+from models.feed.events.catalogue import GAPS, gap_codes
+from models.feed.ranking.inputs import Inputs
 from tests.models.feed.ranking.worlds import few_events, simulated
 
 
