@@ -4,12 +4,13 @@ A configuration builds what it describes. Tasks open references, hand over paylo
 back; they never learn which system they serve.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
+import pyarrow as pa
 import torch
 
 from models.common.certificate import Certificate
@@ -119,6 +120,26 @@ class TrainingConfig:
     batch_size: int = setting(512, "Batch size", "Examples per step over all processes, 2 to 65536.", ge=2, le=65536)
     learning_rate: float = setting(3e-3, "Learning rate", "Peak step size of AdamW, above 0 to 1.", gt=0, le=1)
     weight_decay: float = setting(1e-4, "Weight decay", "Decoupled decay per step size, 0 to 1.", ge=0, le=1)
+    schedule: Literal["constant", "cosine"] = setting(
+        "constant",
+        "Schedule",
+        "constant: the rate rises over the first twentieth of the steps and stays; cosine: it begins at its peak and "
+        "falls to zero over all steps.",
+    )
+    first_beta: float = setting(
+        0.9, "First beta", "How much of the mean gradient AdamW keeps at a step, 0 to below 1.", ge=0, lt=1
+    )
+    second_beta: float = setting(
+        0.999, "Second beta", "How much of the mean squared gradient AdamW keeps at a step, 0 to below 1.", ge=0, lt=1
+    )
+    average: float = setting(
+        0.0,
+        "Average of weights",
+        "How much of a running mean of the weights is kept at a step, 0 to below 1, less in the beginning; the mean is "
+        "what is validated and kept; 0: no mean, the weights themselves.",
+        ge=0,
+        lt=1,
+    )
     seed: int = setting(0, "Seed", "Start of every random stream, 0 to 2147483647.", ge=0, le=2147483647)
     checkpoint_minutes: float = setting(
         10.0,
@@ -165,6 +186,42 @@ class Trainable(Protocol):
         """Validation metrics of the whole network, `monitor` among them; deterministic."""
 
 
+@runtime_checkable
+class Started(Protocol):
+    """A `Trainable` whose network begins at what the data say, not at random alone."""
+
+    def start(self, network: torch.nn.Module, data: Payload) -> None:
+        """Set a fresh network's weights in place; deterministic, and not called when a training goes on."""
+
+
+class Measured(Trainable, Protocol):
+    """A `Trainable` that is one trial of a study: it says what its trained network is measured by."""
+
+    @property
+    def name(self) -> str:
+        """Name of what is measured; see `Curatable.name`."""
+
+    def measure(self, product: Payload, data: Payload, network: torch.nn.Module) -> Payload:
+        """What the trained network says of the held-out part, and what the training was."""
+
+    def metrics(self, measured: Payload) -> Mapping[str, float]:
+        """What a person compares trials by."""
+
+
+class Studied(Protocol):
+    """A configuration of many trials, and of what they show together."""
+
+    @property
+    def name(self) -> str:
+        """Name of the study and of what it concludes; see `Curatable.name`."""
+
+    def gather(self, parts: Sequence[Payload]) -> Payload:
+        """What all trials measured as one dataset; the parts are in the order of the study's trials."""
+
+    def conclude(self, data: Payload) -> Payload:
+        """What the trials show together, fitted to what was gathered."""
+
+
 class Indexable(Protocol):
     """A configuration that builds a searchable index."""
 
@@ -208,3 +265,40 @@ class Monitored(Protocol):
 
     def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
         """Replay sampled requests against the exact answer; the data are those of `Judged.judge`."""
+
+
+class Requested(Protocol):
+    """A configuration that names a table of requests of somebody's own."""
+
+    def sources(self) -> Mapping[str, str]:
+        """The raw files: logical name to location."""
+
+    def read(self, files: Mapping[str, Path]) -> pa.Table:
+        """The requests as a table that the model's own configuration can answer; raises `InputError`."""
+
+
+class Predicting(Protocol):
+    """A configuration whose trained product answers tables of requests."""
+
+    def predict(
+        self, product: Payload, data: Payload, config: Any, requests: pa.Table, tell: Callable[[float], None]
+    ) -> tuple[pa.Table, Mapping[str, float]]:
+        """Answers, one row per row of the requests, and what was counted.
+
+        Args:
+            product: the model's parts.
+            data: the data set that it was made from.
+            config: the configuration that read the requests.
+            requests: the requests.
+            tell: is told now and then what share is done.
+
+        Among what was counted are `candidates_per_second` and `cache_hit_rate`. Raises `InputError` for a row that
+        cannot be answered.
+        """
+
+
+class Exporting(Protocol):
+    """A configuration that makes tables of a dataset for somebody else to read."""
+
+    def tables(self, data: Payload) -> Mapping[str, pa.Table]:
+        """Tables by where they go; raises `InputError`."""

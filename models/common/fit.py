@@ -1,18 +1,20 @@
 """The one training loop of the house: Lightning around any `Trainable`.
 
 On a CPU a run that was killed and resumed ends with the same bits as one that was not: the batches of an epoch follow
-from seed and epoch alone, and a checkpoint, at the end of an epoch or within it, holds the network, the optimizer, its
-schedule and the state of the random stream.
+from seed and epoch alone, and a checkpoint, at the end of an epoch or within it, holds the network, the mean of its
+weights, the optimizer, its schedule and the state of the random stream.
 """
 
+import copy
 import json
 import logging
+import math
 import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -25,14 +27,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from models.common.contracts import Batches, Payload, Trainable
+from models.common.contracts import Batches, Payload, Started, Trainable, TrainingConfig
 
 log = logging.getLogger("headrace.fit")
 VALIDATION = "validation_"
 """Before the names of what is measured while training, so that nobody takes it for the held-out result."""
 
 WARM_UP = 0.05
-"""Share of all steps over which the learning rate rises to its peak."""
+"""Share of all steps over which a constant learning rate rises to its peak."""
 
 
 class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
@@ -48,6 +50,8 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
     def __init__(self, system: Trainable, network: torch.nn.Module, data: Payload, steps: int) -> None:
         super().__init__()
         self.network = network
+        # a part of the module, so that checkpoints hold it like the network itself
+        self.mean = copy.deepcopy(network).requires_grad_(False) if system.training.average else None
         self._system = system
         self._data = data
         self._steps = steps
@@ -70,6 +74,15 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
         self._losses += loss.detach().cpu()
         return loss
 
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """A step, and the mean of the weights after it; both before any callback may write a checkpoint."""
+        super().optimizer_step(*arguments, **named)
+        if self.mean is not None:
+            # Lightning counts the step when this returns
+            kept = mean_keeps(self._system.training.average, self.trainer.global_step + 1)
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.mean.parameters()), list(self.network.parameters()), 1 - kept)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed epoch draws from and what it has learned so far."""
         checkpoint["headrace"] = {
@@ -87,24 +100,66 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
     def on_train_epoch_end(self) -> None:
         """Judge the epoch on validation data; every process computes the same numbers."""
         self.log("train_loss", float(self._losses) * self._system.training.epochs / self._steps)
-        self.network.eval()
+        judged = self.network if self.mean is None else self.mean
+        for kept, now in zip(judged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(now)
+        judged.eval()
         with torch.no_grad():
-            metrics = self._system.validate(self.network, self._data)
-        self.network.train()
+            metrics = self._system.validate(judged, self._data)
+        judged.train()
         self.log_dict({f"{VALIDATION}{key}": float(value) for key, value in metrics.items()})
         if self.trainer.is_global_zero:
             shown = ", ".join(f"{key} {value:.4f}" for key, value in metrics.items())
             log.info("epoch %d of %d: %s", self.current_epoch + 1, self._system.training.epochs, shown)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, its rate rising linearly over the first steps and constant after."""
+        """AdamW and the schedule of its rate."""
         training = self._system.training
         optimizer = torch.optim.AdamW(
-            self.network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+            self.network.parameters(),
+            lr=training.learning_rate,
+            betas=(training.first_beta, training.second_beta),
+            weight_decay=training.weight_decay,
         )
-        warm = max(1, int(WARM_UP * self._steps))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_of(training, self._steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate_of(training: TrainingConfig, steps: int) -> Callable[[int], float]:
+    """The learning rate of each step, from 0, as a share of its peak.
+
+    Args:
+        training: the schedule.
+        steps: in the whole run.
+
+    Returns:
+        A function of the step: with `constant` a linear rise over the first twentieth, then 1; with `cosine`
+        (1 + cos(pi step / steps)) / 2.
+
+    Source:
+        Loshchilov & Hutter 2017, "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, one period.
+    """
+    warm = max(1, int(WARM_UP * steps))
+    if training.schedule == "cosine":
+        return lambda step: 0.5 * (1 + math.cos(math.pi * step / steps))
+    return lambda step: min(1.0, (step + 1) / warm)
+
+
+def mean_keeps(average: float, step: int) -> float:
+    """How much of the mean of the weights stays when those after a step are taken in: min(average, (1 + t) / (10 + t)).
+
+    Args:
+        average: the most that stays.
+        step: t, from 1.
+
+    Returns:
+        0 to below 1. In the beginning the mean forgets faster, so that it does not stay where the weights began.
+
+    Source:
+        The schedule of `tf.train.ExponentialMovingAverage` with `num_updates`; why a mean: Polyak & Juditsky 1992,
+        "Acceleration of Stochastic Approximation by Averaging".
+    """
+    return min(average, (1 + step) / (10 + step))
 
 
 class EpochLoader:
@@ -263,6 +318,9 @@ def fit(
     lightning.seed_everything(training.seed, verbose=False)
     sizes = dict(system.sizes(data))
     network = system.network(sizes)
+    last = folder / "last.ckpt"
+    if isinstance(system, Started) and not last.exists():
+        system.start(network, data)
     batches = system.batches(data, rank=rank, processes=training.processes)
     module = Fit(system, network, data, steps=training.epochs * len(batches))
     best = BestCheckpoint(
@@ -273,7 +331,6 @@ def fit(
         save_last=True,
         enable_version_counter=False,
     )
-    last = folder / "last.ckpt"
     intermission = Intermission(last, 60 * training.checkpoint_minutes)
     trainer = lightning.Trainer(
         **lightning_arguments,
@@ -299,15 +356,16 @@ def fit(
 
 
 def _keep_best(system: Trainable, best: BestCheckpoint, sizes: Mapping[str, int], folder: Path) -> None:
-    """Write the best epoch's weights and what is known about the training."""
+    """Write the best epoch's weights, or their mean, and what is known about the training."""
     score = best.best_model_score
     if score is None or not torch.isfinite(score):
         raise ValueError(f"{system.monitor} is {score} after training; lower the learning rate or look at the data.")
     checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+    prefix = "mean." if system.training.average else "network."
     weights = {
-        key.removeprefix("network."): value.contiguous()
+        key.removeprefix(prefix): value.contiguous()
         for key, value in checkpoint["state_dict"].items()
-        if key.startswith("network.")
+        if key.startswith(prefix)
     }
     safetensors.torch.save_file(weights, folder / "weights.safetensors")
     summary = {

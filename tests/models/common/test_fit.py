@@ -1,10 +1,9 @@
 """The training loop: killed and resumed, it ends with the same bits."""
 
 import json
+import math
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,16 @@ import torch
 
 from models.common.configuration import setting
 from models.common.contracts import Payload, TrainingConfig
-from models.common.fit import fit
+from models.common.fit import fit, mean_keeps, rate_of
+from tests import children
 
 STEPS: list[int] = []
 """Steps that this process made."""
+
+AVERAGED = TrainingConfig(
+    epochs=6, batch_size=8, schedule="cosine", first_beta=0.8, second_beta=0.95, average=0.9, checkpoint_minutes=1e-9
+)
+"""Everything about the training that has a state of its own."""
 
 CPU = {"accelerator": "cpu", "devices": 1}
 
@@ -87,7 +92,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch_and_ends_with_the_same_bi
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), Dropping(die_at={die_at}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    done = children.run(script, timeout=200)
     assert done.returncode == -9, done.stderr
     assert not (tmp_path / "killed" / "weights.safetensors").exists()
 
@@ -117,7 +122,7 @@ def test_a_training_ended_within_an_epoch_loses_no_more_than_a_checkpoint_interv
         f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), "
         f"Dropping(die_in_step={step}, by={int(by)}, training={often!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    done = children.run(script, timeout=200)
     assert done.returncode == -by, done.stderr
     STEPS.clear()
 
@@ -126,6 +131,99 @@ def test_a_training_ended_within_an_epoch_loses_no_more_than_a_checkpoint_interv
     assert len(STEPS) == again - 1, "steps that a checkpoint held were made again, or some were left out"
     for name in ("weights.safetensors", "training.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [9, 17, 31])
+def test_a_killed_training_with_a_mean_of_weights_and_a_cosine_ends_with_the_same_bits(
+    tmp_path: Path, step: int
+) -> None:
+    run(tmp_path / "whole", Dropping(training=AVERAGED))
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), "
+        f"Dropping(die_in_step={step}, training=AVERAGED))"
+    )
+    done = children.run(script, timeout=200)
+    assert done.returncode == -9, done.stderr
+    STEPS.clear()
+
+    run(tmp_path / "killed", Dropping(training=AVERAGED))
+
+    assert len(STEPS) == 36 - step
+    for name in ("weights.safetensors", "training.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+class Plain(Dropping):
+    """The same without dropout, so that a loop of a few lines can follow it."""
+
+    def network(self, sizes: Mapping[str, int]) -> torch.nn.Module:
+        network = torch.nn.Sequential(torch.nn.Linear(sizes["width"], 5), torch.nn.Tanh(), torch.nn.Linear(5, 1))
+        draw = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.copy_(0.3 * torch.randn(weight.shape, generator=draw))
+        return network
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_schedule_betas_and_mean_of_weights_are_those_of_a_plain_loop(tmp_path: Path, average: float) -> None:
+    training = TrainingConfig(
+        epochs=3, batch_size=8, schedule="cosine", first_beta=0.8, second_beta=0.95, average=average
+    )
+    system = Plain(training=training)
+    run(tmp_path, system)
+
+    network = system.network({"width": 3})
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, betas=(0.8, 0.95), weight_decay=1e-4)
+    mean = [weight.detach().clone() for weight in network.parameters()]
+    step = 0
+    for epoch in range(3):
+        for batch in Noisy(8).epoch(epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = 3e-3 * (1 + math.cos(math.pi * step / 18)) / 2
+            optimizer.zero_grad()
+            (network(batch)[:, 0] - batch.sum(dim=1)).square().mean().backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            kept = min(average, (1 + step) / (10 + step))
+            mean = [kept * old + (1 - kept) * new.detach() for old, new in zip(mean, network.parameters(), strict=True)]
+    found = safetensors.torch.load_file(tmp_path / "weights.safetensors")
+    for (name, _), right in zip(network.named_parameters(), mean, strict=True):
+        torch.testing.assert_close(found[name], right, atol=1e-6, rtol=1e-5)
+    assert json.loads((tmp_path / "training.json").read_text())["parameters"] == 3 * 5 + 5 + 5 + 1
+
+
+def test_a_constant_rate_rises_first_and_a_cosine_falls_to_nothing() -> None:
+    constant = rate_of(TrainingConfig(), 100)
+    assert [constant(step) for step in (0, 3, 4, 99)] == [0.2, 0.8, 1.0, 1.0]
+    cosine = rate_of(TrainingConfig(schedule="cosine"), 100)
+    assert cosine(0) == 1.0
+    assert cosine(50) == pytest.approx(0.5)
+    assert 0 < cosine(99) < 0.001
+
+
+def test_the_mean_of_weights_forgets_faster_in_the_beginning() -> None:
+    assert mean_keeps(0.99, 1) == 2 / 11
+    assert mean_keeps(0.99, 10_000) == 0.99
+    assert mean_keeps(0.1, 1) == 0.1
+
+
+def test_a_network_may_begin_at_what_the_data_say_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    begun: list[float] = []
+
+    class Beginning(Plain):
+        def start(self, network: torch.nn.Module, data: Payload) -> None:
+            begun.append(data["level"])
+            with torch.no_grad():
+                network[2].bias.fill_(data["level"])  # type: ignore[union-attr, operator, index]
+
+    system = Beginning(training=TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-9, average=0.5))
+    fit(system, {"epochs": [], "level": 47.0}, tmp_path, lightning_arguments=CPU)
+    assert float(safetensors.torch.load_file(tmp_path / "weights.safetensors")["2.bias"]) == pytest.approx(47)
+    fit(system, {"epochs": [], "level": 11.0}, tmp_path, lightning_arguments=CPU)
+    assert begun == [47.0]
 
 
 def test_who_listened_to_the_signal_before_hears_it_after_the_checkpoint(tmp_path: Path) -> None:
