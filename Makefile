@@ -31,8 +31,9 @@ up: setup
 down:
 	@if [ -x $(BIN)/python ]; then $(HEADRACE) down; else echo "nothing is running: there is no .venv to run it from"; fi
 
+# Two at a time: servers start, flows wait. A file's tests stay together, they share what is costly to make.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup
 	$(BIN)/python -m ruff check .

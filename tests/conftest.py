@@ -5,12 +5,13 @@
 """
 
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.homes import living_in
 
 # Set before Prefect, MLflow or headrace read them.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -50,14 +51,5 @@ def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def home(tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh HEADRACE_HOME, so that nothing is cached from other tests."""
-    from infra.settings import settings
-
-    monkeypatch.setenv("HEADRACE_HOME", str(tmp_path))
-    monkeypatch.setenv("HEADRACE_TRACKING_URI", tracking_uri)
-    for name in ("STORE", "MIRROR", "DATA_ROOTS"):
-        monkeypatch.delenv(f"HEADRACE_{name}", raising=False)
-    if place := os.environ.get("HEADRACE_TEST_STORE"):
-        monkeypatch.setenv("HEADRACE_STORE", f"{place}/{uuid.uuid4().hex}")
-    settings.cache_clear()
-    yield tmp_path
-    settings.cache_clear()
+    with living_in(tmp_path, tracking_uri, monkeypatch):
+        yield tmp_path

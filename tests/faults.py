@@ -11,7 +11,6 @@ import inspect
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from tests import children
 
 TASKS = {
     "rebuild_index": ("curate", "train", "build_index", "evaluate", "publish"),
@@ -145,15 +146,8 @@ def _attempt(home: Path, flow: str, flow_run_id: str, moment: str, server: str, 
         "PREFECT_LOGGING_LEVEL": "WARNING",
     }
     home.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", str(home), flow, flow_run_id, moment or "never", json.dumps(durations)],
-        cwd=Path(__file__).parent.parent,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
+    words = (str(home), flow, flow_run_id, moment or "never", json.dumps(durations))
+    done = children.run("from tests.faults import main; main()", *words, environment=environment, timeout=280)
     lines = log.read_text().splitlines()[before:] if log.exists() else []
     events = [(line["task"], line["event"]) for line in map(json.loads, lines)]
     return Attempt(code=done.returncode, events=events, output=done.stdout + done.stderr)
@@ -304,5 +298,10 @@ def faulted(flow: str = "rebuild_index", moment: str = "") -> dict[str, Any]:
     return {"config": config, "days": days} if flow == "backfill_index" else {"config": config}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The child process, by its arguments: HOME FLOW FLOW_RUN_ID MOMENT DURATIONS."""
     _child(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], json.loads(sys.argv[5]))
+
+
+if __name__ == "__main__":
+    main()

@@ -4,8 +4,6 @@ import itertools
 import os
 import random
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 from infra.manifest import Manifest
 from infra.refs import Index
 from infra.store import IntegrityError, NotPublishedError, Store, StoreError, WithdrawnError
+from tests import children
 
 CERTIFICATE = {
     "claims": [{"name": "recall", "kind": "exact", "value": 1.0, "limit": 1.0, "sense": "at least", "detail": ""}]
@@ -346,7 +345,7 @@ def test_a_writer_killed_at_any_step_leaves_one_whole_version_live(store: Store,
     first = write(store, 1)
     store.publish(first, CERTIFICATE)
     script = KILLED_WRITER.format(tests=str(Path(__file__).parent), call=call, count=count, root=store.root)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    done = children.run(script, timeout=120)
     assert done.returncode == -9, done.stdout + done.stderr
 
     again = Store(store.root)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -32,8 +31,8 @@ from models.feed.retrieval.config import DataConfig, GeneratorConfig, TableConfi
 from models.feed.retrieval.days import TableDay
 from models.feed.retrieval.generator import FIRST_DAY
 from tasks.ingest import assemble, ingest, take
+from tests import children
 
-PROJECT = Path(__file__).parent.parent.parent
 FIRST = date(2024, 2, 27)
 DAYS = [FIRST + timedelta(days=number) for number in range(6)]
 ALL = DaysConfig(first=DAYS[0], last=DAYS[-1])
@@ -324,11 +323,8 @@ for number in range(6):
 def test_what_was_taken_in_before_a_kill_is_not_taken_in_again(
     raw: Path, home: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, where, str(raw)], env=environment, capture_output=True, timeout=120, check=False
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    done = children.run(KILLED, where, str(raw), timeout=120)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     prepare, read = TableDay.prepare, []
 
     def noted(self: TableDay, files: Any) -> Any:
