@@ -9,14 +9,15 @@ besides.
 # Shapes: R rows, C candidates of all rows, Q rows of a batch, L events (padded), N candidates (padded), T tasks.
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.feed.ranking.inputs import Inputs
+from models.feed.ranking.counts import counts_of, past_of
+from models.feed.ranking.inputs import Inputs, gap_codes, hours
 from models.feed.ranking.network import Batch
 
 Integers = NDArray[np.int64]
@@ -38,6 +39,8 @@ class Rows:
         row: (C) row numbers of the candidates.
         session: (C) session of each candidate.
         seen: (C) events of the row that come before it.
+        gap: (C) codes of the time between the last of these and the session.
+        began: (C) when the session begins.
     """
 
     user: Integers
@@ -47,6 +50,8 @@ class Rows:
     row: Integers
     session: Integers
     seen: Integers
+    gap: Integers
+    began: Integers
 
     def __len__(self) -> int:
         return len(self.user)
@@ -93,10 +98,56 @@ def rows_of(inputs: Inputs, sessions: Integers, *, history: int, candidates: int
         row=inputs.session_rows[inputs.session_start[sessions[place]] + offset],
         session=sessions[place],
         seen=(inputs.seen[sessions] - begin[number])[place],
+        gap=inputs.session_gap[sessions[place]],
+        began=inputs.events.time[inputs.session_rows[inputs.session_start[sessions[place]]]],
     )
 
 
-def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats) -> Batch:
+def cut_in_two(inputs: Inputs, rows: Rows, share: float, draw: np.random.Generator) -> Rows:
+    """End sessions at a random moment, and let what follows be a session of its own that knows what came before.
+
+    The moment is that of a candidate, each as likely as the others, and events of one moment stay together. A session
+    of one moment is left whole.
+
+    Args:
+        inputs: the log.
+        rows: sessions in rows.
+        share: of the sessions to be cut, 0 to 1.
+        draw: which, and where.
+
+    Returns:
+        The same candidates in the same rows.
+
+    Source:
+        Ours; any prefix of a history as a training example is how next-item models are trained.
+    """
+    events, histories = inputs.events, inputs.histories
+    time_C = events.time[rows.row]
+    first_S = np.flatnonzero(np.append(True, rows.session[1:] != rows.session[:-1]))
+    size_S = np.diff(np.append(first_S, len(rows.row)))
+    moment_S = time_C[first_S + np.floor(draw.random(len(first_S)) * size_S).astype(np.int64)]
+    cut_S = (draw.random(len(first_S)) < share) & (moment_S > rows.began[first_S])
+    place_C = np.repeat(np.arange(len(first_S)), size_S)
+    later_C = cut_S[place_C] & (time_C >= moment_S[place_C])
+    row_C = np.repeat(np.arange(len(rows)), np.diff(rows.start))
+    user_S = rows.user[row_C[first_S]]
+    known_S = histories.before(user_S, moment_S)
+    last_S = histories.latest(user_S, np.maximum(known_S, 1), 1)[:, 0]
+    seen_S = histories.start[user_S] + known_S - rows.begin[row_C[first_S]]
+    seen_C = np.where(later_C, seen_S[place_C], rows.seen)
+    length = rows.length.copy()
+    np.maximum.at(length, row_C, seen_C)
+    return replace(
+        rows,
+        length=length,
+        session=np.where(later_C, rows.session + len(inputs.seen), rows.session),
+        seen=seen_C,
+        gap=np.where(later_C, gap_codes(moment_S - events.time[last_S])[place_C], rows.gap),
+        began=np.where(later_C, moment_S[place_C], rows.began),
+    )
+
+
+def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats, counts_CF: Floats | None = None) -> Batch:
     """Some rows as a batch.
 
     Args:
@@ -104,6 +155,7 @@ def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats) -> 
         rows: all rows.
         chosen: which.
         weight_E: what each event of the log counts in the loss when it is a candidate.
+        counts_CF: counting features of the candidates of all rows; None for a network that asks for none.
 
     Returns:
         The batch; padded to its longest row.
@@ -129,8 +181,8 @@ def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats) -> 
         event_hour=_whole(np.where(there_QL, inputs.hour[at_QL], 0)),
         length=_whole(length_Q),
         item=_whole(np.where(shown_QN, events.item[candidate_QN], 0)),
-        gap=_whole(np.where(shown_QN, inputs.session_gap[session_QN], 0)),
-        hour=_whole(np.where(shown_QN, inputs.hour[inputs.session_rows[inputs.session_start[session_QN]]], 0)),
+        gap=_whole(np.where(shown_QN, rows.gap[slot_QN], 0)),
+        hour=_whole(np.where(shown_QN, hours(rows.began[slot_QN]), 0)),
         user=_whole(rows.user[chosen]),
         session=_whole(np.where(shown_QN, session_QN, -1 - place_N)),
         seen=_whole(np.where(shown_QN, rows.seen[slot_QN], 0)),
@@ -138,6 +190,9 @@ def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats) -> 
         weight=torch.from_numpy(np.where(shown_QN, weight_E[candidate_QN], np.float32(0))),
         total=torch.tensor(weight_E.sum(dtype=np.float64), dtype=torch.float32),
         catalogue=inputs.catalogue,
+        counts=torch.zeros(*shown_QN.shape, 0)
+        if counts_CF is None
+        else torch.from_numpy(np.where(shown_QN[:, :, None], counts_CF[slot_QN], np.float32(0))),
     )
 
 
@@ -188,6 +243,8 @@ class SessionBatches:
         weight_E: what each event counts in the loss.
         batch_size: rows of a step over all processes.
         seed: of the order.
+        cut: share of the sessions that are cut in two, other ones in each epoch; see `cut_in_two`.
+        counted: whether candidates come with counting features.
         rank: this process.
         processes: how many there are.
 
@@ -203,6 +260,8 @@ class SessionBatches:
         *,
         batch_size: int,
         seed: int,
+        cut: float = 0.0,
+        counted: bool = False,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -212,6 +271,7 @@ class SessionBatches:
                 f"processes or give more sessions."
             )
         self._inputs, self._rows, self._weight = inputs, rows, weight_E
+        self._cut, self._past = cut, past_of(inputs) if counted else None
         self._size = min(batch_size, len(rows)) // processes * processes
         self._seed, self._rank, self._processes = seed, rank, processes
         self._cost = rows.length + np.diff(rows.start)
@@ -233,5 +293,9 @@ class SessionBatches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """Batches of one epoch."""
+        rows = self._rows
+        if self._cut:
+            rows = cut_in_two(self._inputs, rows, self._cut, np.random.default_rng([self._seed, number, 1]))
+        counts = counts_of(self._past, rows.row, rows.began) if self._past is not None else None
         for chosen in self.order(number):
-            yield batch_of(self._inputs, self._rows, chosen[self._rank :: self._processes], self._weight)
+            yield batch_of(self._inputs, rows, chosen[self._rank :: self._processes], self._weight, counts)

@@ -1,8 +1,11 @@
 """The ranking system's configuration: it builds data, network, training and judgement."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pyarrow as pa
 import torch
 
 from models.common.configuration import check, setting
@@ -10,18 +13,28 @@ from models.common.contracts import Payload, TrainingConfig
 from models.common.gate import GateConfig
 from models.common.judgement import Judgement
 from models.common.transformer import TransformerConfig
-from models.feed.events.metrics import auc, grouped_auc, normalized_entropy
+from models.feed.events.contest import JudgementConfig, main_metrics
+from models.feed.events.counting import item_rates
+from models.feed.events.preparation import MovieLensConfig
+from models.feed.events.requests import RequestsConfig, answer
+from models.feed.events.scoring import sizes_of
 from models.feed.events.simulator import sized
 from models.feed.events.splits import Split
 from models.feed.events.table import EventsTableConfig
 from models.feed.ranking import judge as judging
+from models.feed.ranking.baselines import BASELINES
 from models.feed.ranking.batches import SessionBatches, candidate_weights, rows_of
-from models.feed.ranking.data import DataConfig, MovieLensConfig
+from models.feed.ranking.counts import check_counts
+from models.feed.ranking.data import DataConfig
 from models.feed.ranking.inputs import Inputs
-from models.feed.ranking.judge import JudgementConfig
 from models.feed.ranking.loss import impression_loss
 from models.feed.ranking.network import Batch, LiGR, NetworkConfig
-from models.feed.ranking.score import batch_logits, fit_calibration
+from models.feed.ranking.score import batch_logits
+from models.feed.ranking.scorer import Scorer, TokenScorer
+
+if TYPE_CHECKING:
+    from models.feed.events.kept import Ranking
+    from models.feed.ranking.service import Served
 
 __all__ = [
     "DataConfig",
@@ -39,6 +52,11 @@ __all__ = [
     "small",
     "tiny",
 ]
+
+
+Model = Literal["ligr", "logistic", "dcnv2", "din", "sasrec", "hstu"]
+NETWORKS: Mapping[str, Any] = {"ligr": LiGR, **BASELINES}
+"""What makes each model from the numbers of users, items, categories and tasks, and from sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +85,22 @@ class ObjectiveConfig:
         ge=0,
         le=10_000,
     )
+    smoothing: float = setting(
+        0.0,
+        "Smoothing of the start",
+        "Events of the rate of all that are added to those of each item in training, to give the log-odds at which the "
+        "item's bias begins, 0 to 10000; 0: it begins at zero.",
+        ge=0,
+        le=10_000,
+    )
+    cut: float = setting(
+        0.0,
+        "Cut sessions",
+        "Share of the training sessions that end at a random moment, other ones in each epoch; what follows is learned "
+        "as a session that knows what came before, 0 to 1.",
+        ge=0,
+        le=1,
+    )
     candidates: int = setting(
         128,
         "Candidates in a row",
@@ -87,6 +121,13 @@ def _training() -> TrainingConfig:
 class RankerConfig:
     """The ranker and how it learns."""
 
+    model: Model = setting(
+        "ligr",
+        "Model",
+        "What scores: LiGR, or a baseline to compare it with: logistic regression or DCNv2 on counting features, DIN, "
+        "SASRec or HSTU on the history. A baseline takes of architecture and objective what it has (logistic "
+        "regression neither widths and blocks nor prior and smoothing), is judged, and never goes live.",
+    )
     architecture: NetworkConfig = setting(NetworkConfig, "Architecture", "What scores the candidates of a session.")
     objective: ObjectiveConfig = setting(ObjectiveConfig, "Objective", "What counts in the loss.")
     training: TrainingConfig = setting(_training, "Training", "How it learns; a batch is of rows, one user each.")
@@ -99,23 +140,27 @@ class RankerConfig:
     def sizes(self, data: Payload) -> Mapping[str, int]:
         """Numbers of users, items, categories and tasks."""
         inputs = Inputs.of(data)
-        events = inputs.events
-        return {
-            "users": events.users,
-            "items": events.items,
-            "categories": len(inputs.categories),
-            "tasks": len(events.tasks),
-        }
+        return sizes_of(inputs.events, inputs.categories)
 
-    def network(self, sizes: Mapping[str, int]) -> LiGR:
+    def network(self, sizes: Mapping[str, int]) -> Scorer:
         """A fresh network; random state is the caller's."""
-        return LiGR(
-            users=sizes["users"],
-            items=sizes["items"],
-            categories=sizes["categories"],
-            tasks=sizes["tasks"],
-            config=self.architecture,
-        )
+        network: Scorer = NETWORKS[self.model](**sizes, config=self.architecture)
+        return network
+
+    def start(self, network: torch.nn.Module, data: Payload) -> None:
+        """Let the bias of every item begin at the log-odds of its smoothed rate in training, less those of all."""
+        if not self.objective.smoothing or not isinstance(network, TokenScorer):
+            return
+        events, rows = Inputs.of(data).events, Split.from_payload(data).train
+        for task in range(len(events.tasks)):
+            label = events.actions[rows, task]
+            rate = item_rates(events.item[rows], label, events.items, prior=self.objective.smoothing)
+            # as if there were one more event of each kind, for a task that nobody or everybody responded to
+            least = 1 / (len(rows) + 2)
+            rate = np.clip(np.append(rate, label.mean(dtype=np.float64)), least, 1 - least)
+            odds = np.log(rate / (1 - rate))
+            with torch.no_grad():
+                network.bias.weight[:, task] = torch.from_numpy(odds[:-1] - odds[-1])
 
     def batches(self, data: Payload, *, rank: int, processes: int) -> SessionBatches:
         """This process's share of the training batches."""
@@ -129,19 +174,25 @@ class RankerConfig:
         weight = candidate_weights(
             inputs, split.train, recency_days=self.objective.recency_days, position=self.objective.position
         )
+        counted = NETWORKS[self.model].counted
+        if counted:
+            check_counts(inputs, split.train)
         return SessionBatches(
             inputs,
             rows,
             weight,
             batch_size=self.training.batch_size,
             seed=self.training.seed,
+            cut=self.objective.cut,
+            counted=counted,
             rank=rank,
             processes=processes,
         )
 
     def loss(self, network: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The impression objective, with the prior of identities."""
-        return impression_loss(_ligr(network), batch, self.objective.prior)
+        objective = self.objective
+        return impression_loss(_scorer(network), batch, objective.prior, started=objective.smoothing > 0)
 
     def validate(self, network: torch.nn.Module, data: Payload) -> Mapping[str, float]:
         """Metrics of the main task on the validation part, each session by its own history, as in service.
@@ -149,15 +200,38 @@ class RankerConfig:
         The network's calibration is fitted here too, so that the weights of an epoch come with theirs; entropy is that
         of the chances so fitted. The test part is not read.
         """
-        ranker, inputs, rows = _ligr(network), Inputs.of(data), Split.from_payload(data).validation
+        ranker, inputs, rows = _scorer(network), Inputs.of(data), Split.from_payload(data).validation
         found, logit = batch_logits(ranker, inputs, inputs.sessions_of(rows))
-        ranker.calibrate(fit_calibration(inputs, found, logit))
-        label, score = inputs.events.label[found], logit[:, 0]
-        return {
-            "auc": auc(label, score),
-            "gauc": grouped_auc(inputs.events.user[found], label, score),
-            "normalized_entropy": normalized_entropy(label, ranker.chances(logit)[:, 0]),
-        }
+        ranker.calibrate_on(inputs.events, found, logit)
+        user, label = inputs.events.user[found], inputs.events.label[found]
+        return main_metrics(user, label, logit[:, 0], ranker.chances(logit)[:, 0])
+
+    def open_live(self, product: Payload, data: Payload, **limits: float) -> "Served":
+        """A trained ranker, opened for service with the data that it was made from; `limits` as in `Limits`."""
+        from models.feed.events.limits import Limits
+        from models.feed.ranking.service import Served
+
+        network = _ligr(self.network(product["training"]["sizes"]))
+        network.load_state_dict(product["weights"])
+        return Served(network, data, cache_bytes=Limits(**limits).cache_megabytes * 2**20)  # type: ignore[arg-type]
+
+    def application(
+        self,
+        source: Callable[[], tuple["Ranking", str]],
+        search: Callable[[], tuple[Any, Any, str]] | None = None,
+        **limits: float,
+    ) -> Any:
+        """The HTTP service of whatever `source` gives, and of an index that finds candidates for it."""
+        from models.feed.events.limits import Limits
+        from models.feed.two_stage import application  # FastAPI takes a moment to import, and few need it
+
+        return application(source, search, Limits(**limits))  # type: ignore[arg-type]
+
+    def predict(
+        self, product: Payload, data: Payload, config: RequestsConfig, requests: pa.Table, tell: Callable[[float], None]
+    ) -> tuple[pa.Table, Mapping[str, float]]:
+        """Answers to a table of requests; see `answer`."""
+        return answer(self.open_live(product, data), requests, unknown=config.unknown, tell=tell)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +252,7 @@ class RankingConfig:
         return {
             "data": self.data.name,
             "source": self.data.source,
-            "model": "LiGR",
+            "model": self.ranker.model,
             "width": block.width,
             "layers": block.layers,
             "heads": block.heads,
@@ -186,6 +260,7 @@ class RankingConfig:
             "setwise": network.setwise,
             "session_layers": network.session_layers,
             "history": network.history,
+            "hour": network.hour,
             "item_width": network.item_width,
             "head": network.head,
             "dropout": block.dropout,
@@ -193,10 +268,14 @@ class RankingConfig:
             "recency_days": objective.recency_days,
             "position": objective.position,
             "prior": objective.prior,
+            "smoothing": objective.smoothing,
+            "cut": objective.cut,
             "batch_size": training.batch_size,
             "epochs": training.epochs,
             "learning_rate": training.learning_rate,
             "weight_decay": training.weight_decay,
+            "schedule": training.schedule,
+            "average": training.average,
             "seed": training.seed,
             "processes": training.processes,
         }
@@ -207,10 +286,27 @@ class RankingConfig:
         ranker.load_state_dict(product["weights"])
         return judging.judge(product, data, ranker, self.judgement)
 
+    def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Replay sampled sessions of the latest events against the live ranker."""
+        from models.feed.ranking.watch import watch
+
+        if network is None:
+            raise ValueError("a live ranker is watched by its network, got None; rebuild it from its manifest.")
+        return watch(data, _ligr(network), self.judgement)
+
+
+def _scorer(network: torch.nn.Module) -> Scorer:
+    if not isinstance(network, Scorer):
+        raise TypeError(f"expected a ranker's network, got {type(network).__name__}; train the configuration first.")
+    return network
+
 
 def _ligr(network: torch.nn.Module) -> LiGR:
     if not isinstance(network, LiGR):
-        raise TypeError(f"expected a LiGR, got {type(network).__name__}; train the configuration first.")
+        raise TypeError(
+            f"a service takes a LiGR, which keeps histories between requests, got {type(network).__name__}; serve a "
+            f"ranker whose RankerConfig.model is 'ligr'."
+        )
     return network
 
 
@@ -237,9 +333,14 @@ def movielens() -> RankingConfig:
     return RankingConfig(
         data=DataConfig(name="movielens", source="movielens"),
         ranker=RankerConfig(
-            architecture=NetworkConfig(history=200, session_layers=1),
-            objective=ObjectiveConfig(recency_days=0.0, prior=5.0),
-            training=TrainingConfig(epochs=6, batch_size=8, learning_rate=2e-3, weight_decay=0.05),
+            architecture=NetworkConfig(
+                transformer=TransformerConfig(width=32, heads=2, layers=1, multiplier=2, dropout=0.1),
+                history=128,
+                session_layers=1,
+                hour=False,
+            ),
+            objective=ObjectiveConfig(recency_days=0.0, prior=5.0, smoothing=5.0, cut=0.7),
+            training=TrainingConfig(epochs=3, batch_size=8, learning_rate=2e-3, weight_decay=0.05, average=0.98),
         ),
     )
 

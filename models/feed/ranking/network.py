@@ -1,36 +1,24 @@
-"""The ranker's network: tokens of events and candidates, the gated transformer, a head for each task, calibration.
+"""The ranker's network: the gated transformer over events and candidates, a head for each task, calibration.
 
-    x_i = W[i] + mean over its categories of C[g]                      an item
-    event      = P x_i + R actions + r + G[gap] + H[hour]              what happened, and how the user responded
-    candidate  = P x_i + c + G'[gap of the session] + H'[hour] + U[user]
     logit_t    = head_t(session(transformer(history, candidates))) + b_t[i]
     chance_t   = step_t(logit_t)                                       isotonic, fitted on the validation part
 
-`transformer` shows a candidate the history and itself, `session` the candidates of its session and itself.
-W and b start at zero: an item that training never met is known by its categories alone, and a new user by her history.
+`transformer` shows a candidate the history and itself, `session` the candidates of its session and itself. Tokens of
+events and candidates are those of `scorer`.
 """
 
-# Shapes: B rows of a batch, L events (padded), N candidates (padded), T tasks, I items, A slots of categories, D width,
-# V width of an item's vector, K knots of a calibration, Q items asked for.
+# Shapes: B rows of a batch, L events (padded), N candidates (padded), T tasks, F counting features.
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from models.common.configuration import check, setting
 from models.common.transformer import Transformer, TransformerConfig
-from models.feed.events.calibration import Isotonic
-from models.feed.ranking.inputs import GAPS, HOURS, Catalogue
-
-Floats = NDArray[np.float64]
-
-KNOTS = 256
-"""Most steps of a calibration."""
+from models.feed.events.catalogue import Catalogue
+from models.feed.ranking.scorer import TokenScorer
 
 
 def _transformer() -> TransformerConfig:
@@ -58,6 +46,7 @@ class NetworkConfig:
         le=16,
     )
     user: bool = setting(False, "User", "Whether a candidate is told who the user is, besides her history.")
+    hour: bool = setting(True, "Hour", "Whether events and candidates are told the hour of the day.")
     head: Literal["linear", "mlp"] = setting(
         "mlp", "Head", "What makes logits of a candidate: one matrix, or one hidden layer of the transformer's width."
     )
@@ -103,6 +92,7 @@ class Batch(NamedTuple):
         weight: (B, N) what each counts in the loss; 0 for padding.
         total: what all candidates of an epoch count together.
         catalogue: categories of all items.
+        counts: (B, N, F) counting features of the candidates; (B, N, 0) for a network that asks for none.
     """
 
     event_item: Tensor
@@ -120,9 +110,10 @@ class Batch(NamedTuple):
     weight: Tensor
     total: Tensor
     catalogue: Catalogue
+    counts: Tensor
 
 
-class LiGR(nn.Module):
+class LiGR(TokenScorer):
     """A transformer that scores the candidates of a session by the user's history.
 
     Args:
@@ -134,68 +125,17 @@ class LiGR(nn.Module):
 
     Source:
         LiGR (arXiv 2502.03417): history of items and actions, candidates after it, blocks of attention in the session
-        on top, one logit for each task. Time, hour and the zero start of the embeddings are ours; the
-        rest see `Transformer`.
+        on top, one logit for each task. The tokens are those of `TokenScorer`, the rest see `Transformer`.
     """
 
-    calibration: Tensor
-    knots: Tensor
-
     def __init__(self, *, users: int, items: int, categories: int, tasks: int, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-        width, inner = config.transformer.width, config.item_width
-        self.items = nn.Embedding(items, inner)
-        self.categories = nn.Embedding(categories, inner) if categories else None
-        self.users = nn.Embedding(users, width) if config.user else None
-        self.project = nn.Linear(inner, width, bias=False)
-        self.response = nn.Linear(tasks, width)
-        self.candidate = nn.Parameter(torch.zeros(width))
-        self.event_gap, self.event_hour = nn.Embedding(GAPS, width), nn.Embedding(HOURS, width)
-        self.gap, self.hour = nn.Embedding(GAPS, width), nn.Embedding(HOURS, width)
+        super().__init__(users=users, items=items, categories=categories, tasks=tasks, config=config)
+        width = config.transformer.width
         self.transformer = Transformer(config.transformer)
         self.session = Transformer(config.session) if config.session else None
         hidden = [nn.Linear(width, width), nn.SiLU()] if config.head == "mlp" else []
         self.head = nn.Sequential(*hidden, nn.Linear(width, tasks))
-        for table in (self.categories, self.event_gap, self.event_hour, self.gap, self.hour):
-            if table is None:
-                continue
-            nn.init.normal_(table.weight, std=table.weight.shape[1] ** -0.5)
-        self.bias = nn.Embedding(items, tasks)
-        nn.init.zeros_(self.items.weight)
-        nn.init.zeros_(self.bias.weight)
-        if self.users is not None:
-            nn.init.zeros_(self.users.weight)
-        self.register_buffer("calibration", torch.zeros(tasks, 2, KNOTS, dtype=torch.float64))
-        self.register_buffer("knots", torch.zeros(tasks, dtype=torch.int64))
-
-    def item_vectors(self, item_Q: Tensor, catalogue: Catalogue) -> Tensor:
-        """Items in the transformer's width (Q, D)."""
-        own_QV = self.items(item_Q)
-        if self.training and self.config.forgetting:
-            kept_Q1 = torch.rand(len(item_Q), 1, device=item_Q.device) >= self.config.forgetting
-            own_QV = own_QV * kept_Q1
-        if self.categories is not None:
-            shared_QAV = self.categories(catalogue.codes[item_Q])
-            own_QV = own_QV + (catalogue.weights[item_Q].unsqueeze(-1) * shared_QAV).sum(1)
-        out: Tensor = self.project(own_QV)
-        return out
-
-    def event_tokens(self, vector: Tensor, action: Tensor, gap: Tensor, hour: Tensor) -> Tensor:
-        """Tokens of events (..., D) from vectors of their items (..., D), responses, gaps and hours."""
-        out: Tensor = vector + self.response(action) + self.event_gap(gap) + self.event_hour(hour)
-        return out
-
-    def candidate_tokens(self, vector: Tensor, gap: Tensor, hour: Tensor, user: Tensor) -> Tensor:
-        """Tokens of candidates (..., D) from vectors of their items, gap and hour of their sessions, and users."""
-        out: Tensor = vector + self.candidate + self.gap(gap) + self.hour(hour)
-        if self.users is None:
-            return out
-        known: Tensor = self.users(user)
-        if self.training and self.config.forgetting:
-            kept = torch.rand(known.shape[:-1], device=known.device) >= self.config.forgetting
-            known = known * kept.unsqueeze(-1)
-        return out + known
+        self.begin()
 
     def logits(self, hidden: Tensor, item: Tensor) -> Tensor:
         """A logit for each task (..., T) of hidden states (..., D) and the items behind them."""
@@ -204,12 +144,7 @@ class LiGR(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of all candidates (B, N, T); those of padding mean nothing."""
-        there = torch.cat((batch.event_item, batch.item), dim=1)
-        known, place = torch.unique(there, return_inverse=True)
-        vector = functional.embedding(place, self.item_vectors(known, batch.catalogue))
-        length = batch.event_item.shape[1]
-        event = self.event_tokens(vector[:, :length], batch.event_action, batch.event_gap, batch.event_hour)
-        candidate = self.candidate_tokens(vector[:, length:], batch.gap, batch.hour, batch.user.unsqueeze(1))
+        event, candidate = self.tokens(batch)
         hidden = self.transformer(
             event,
             batch.length,
@@ -221,27 +156,3 @@ class LiGR(nn.Module):
             nothing = hidden[:, :0]
             hidden = self.session(nothing, torch.zeros_like(batch.length), hidden, batch.session).candidates
         return self.logits(hidden, batch.item)
-
-    def calibrate(self, steps: list[Isotonic]) -> None:
-        """Keep what turns the logits of each task into chances; raises `ValueError` when there are too many knots."""
-        for task, step in enumerate(steps):
-            size = len(step.score)
-            if size > KNOTS:
-                raise ValueError(f"a calibration has at most {KNOTS} knots, got {size}; group the scores first.")
-            self.calibration[task] = 0
-            self.calibration[task, 0, :size] = torch.from_numpy(step.score)
-            self.calibration[task, 1, :size] = torch.from_numpy(step.chance)
-            self.knots[task] = size
-
-    def steps(self) -> list[Isotonic]:
-        """What turns logits into chances, for each task; raises `ValueError` for a network without calibration."""
-        table, count = self.calibration.cpu().numpy(), self.knots.tolist()
-        return [
-            Isotonic(score=table[task, 0, :size].copy(), chance=table[task, 1, :size].copy())
-            for task, size in enumerate(count)
-        ]
-
-    def chances(self, logit: NDArray[np.float32]) -> Floats:
-        """Calibrated chances of logits (..., T)."""
-        columns = [step(logit[..., task]) for task, step in enumerate(self.steps())]
-        return np.stack(columns, -1)

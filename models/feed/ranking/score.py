@@ -6,29 +6,32 @@ float32, which the certificate checks.
 
 # Shapes: S sessions, C candidates of all sessions asked about, L events, N candidates of a session, T tasks, D width.
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from models.common.amortised import Amortised, Cache
-from models.feed.events.calibration import Isotonic, fit_tasks
+from models.feed.events.catalogue import Catalogue
+from models.feed.events.scoring import in_order, moved_tables, refuse_other_tasks, sizes_of
 from models.feed.ranking.batches import batch_of, rows_of
-from models.feed.ranking.inputs import Catalogue, Inputs
-from models.feed.ranking.network import KNOTS, LiGR
+from models.feed.ranking.counts import counts_of, past_of
+from models.feed.ranking.inputs import Inputs
+from models.feed.ranking.network import LiGR
+from models.feed.ranking.scorer import Scorer
 
 Integers = NDArray[np.int64]
 Logits = NDArray[np.float32]
+Network = TypeVar("Network", bound=Scorer)
 
 AT_ONCE = 64
 """Sessions of a batch."""
 
 
 @torch.no_grad()
-def batch_logits(network: LiGR, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
+def batch_logits(network: Scorer, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
     """Logits of what sessions show, in batches of like length.
 
     Args:
@@ -44,14 +47,15 @@ def batch_logits(network: LiGR, inputs: Inputs, sessions: Integers) -> tuple[Int
     """
     rows = rows_of(inputs, np.asarray(sessions, np.int64), history=network.config.history, candidates=0)
     nothing = np.zeros(len(inputs.events), np.float32)
+    counts = counts_of(past_of(inputs), rows.row, rows.began) if network.counted else None
     size = np.diff(rows.start)
     found, number = [], []
     for chosen in np.array_split(np.argsort(rows.length + size, kind="stable"), max(1, len(rows) // AT_ONCE)):
-        logit = network(batch_of(inputs, rows, chosen, nothing)).numpy()
+        logit = network(batch_of(inputs, rows, chosen, nothing, counts)).numpy()
         for place, row in enumerate(chosen):
             number.append(rows.row[rows.start[row] : rows.start[row + 1]])
             found.append(logit[place, : size[row]])
-    return _in_order(number, found, len(inputs.events.tasks))
+    return in_order(number, found, len(inputs.events.tasks))
 
 
 class Ranker:
@@ -127,28 +131,43 @@ class Ranker:
     def logits(self, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
         """Logits of what sessions show, one request after another; row numbers rise."""
         parts = [self.session(inputs, int(one)) for one in sessions]
-        return _in_order([inputs.rows(int(one)) for one in sessions], parts, len(inputs.events.tasks))
+        return in_order([inputs.rows(int(one)) for one in sessions], parts, len(inputs.events.tasks))
 
 
-def fit_calibration(inputs: Inputs, rows: Integers, logit: Logits) -> list[Isotonic]:
-    """Steps that turn logits into chances, for each task, from labels that the network was not trained on.
+def served_logits(network: Scorer, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
+    """Logits of what sessions show, one request after another; row numbers rise.
+
+    A LiGR answers as in service, over a kept history. A baseline, which no service has, is asked about one session at
+    a time, its counting features counted for this session alone.
 
     Args:
+        network: in evaluation mode.
         inputs: the log.
-        rows: (C) row numbers of the events.
-        logit: (C, T) their logits.
+        sessions: numbers of the sessions.
 
     Returns:
-        One function a task. Where the fit has more steps than are kept, events of like score are pooled first.
+        Row numbers (C), rising, and their logits (C, T).
 
     Source:
-        See `fit_tasks`.
+        Ours.
     """
-    return fit_tasks(logit, inputs.events.actions[rows], KNOTS)
+    if isinstance(network, LiGR):
+        return Ranker(network, inputs.catalogue).logits(inputs, sessions)
+    nothing = np.zeros(len(inputs.events), np.float32)
+    past = past_of(inputs) if network.counted else None
+    rows, found = [], []
+    for session in sessions:
+        asked = rows_of(inputs, np.array([session]), history=network.config.history, candidates=0)
+        counts = counts_of(past, asked.row, asked.began) if past is not None else None
+        with torch.no_grad():
+            logit = network(batch_of(inputs, asked, np.zeros(1, np.int64), nothing, counts))
+        rows.append(asked.row)
+        found.append(logit[0].numpy())
+    return in_order(rows, found, len(inputs.events.tasks))
 
 
-def carried_over(network: LiGR, old: Inputs, new: Inputs) -> LiGR:
-    """A ranker of one log for the users, items, categories and tasks of another.
+def carried_over(network: Network, old: Inputs, new: Inputs) -> Network:
+    """A ranker of one log for the users, items and categories of another.
 
     Args:
         network: trained on the old log.
@@ -159,44 +178,19 @@ def carried_over(network: LiGR, old: Inputs, new: Inputs) -> LiGR:
         The same network, its embeddings in the order of the new identifiers, zero for those that it never knew.
 
     Raises:
-        ValueError: the main task or the number of tasks is another.
+        ValueError: the tasks are others.
 
     Source:
         Ours.
     """
-    if old.events.tasks != new.events.tasks:
-        raise ValueError(
-            f"the live ranker was trained for the tasks {old.events.tasks}, the data have {new.events.tasks}; publish "
-            f"the new ranker under another name."
-        )
-    sizes = {"users": new.events.users, "items": new.events.items, "categories": len(new.categories)}
-    moved = LiGR(**sizes, tasks=len(new.events.tasks), config=network.config)
-    known = network.state_dict()
-    names = {
-        "items.weight": (old.events.item_ids, new.events.item_ids),
-        "bias.weight": (old.events.item_ids, new.events.item_ids),
-        "users.weight": (old.events.user_ids, new.events.user_ids),
-        "categories.weight": (pa.array(old.categories, pa.string()), pa.array(new.categories, pa.string())),
-    }
-    state = {}
-    for name, empty in moved.state_dict().items():
-        if name not in names:
-            state[name] = known[name]
-            continue
-        before, after = names[name]
-        table = torch.zeros_like(empty)
-        if name in known:
-            place = pc.index_in(pc.cast(after, pa.string()), value_set=pc.cast(before, pa.string()))
-            met = torch.from_numpy(np.array(pc.is_valid(place)))
-            table[met] = known[name][torch.from_numpy(np.array(place.drop_null(), np.int64))]
-        state[name] = table
-    moved.load_state_dict(state)
-    return moved.eval()
-
-
-def _in_order(rows: list[Integers], logits: list[Logits], tasks: int) -> tuple[Integers, Logits]:
-    if not rows:
-        return np.zeros(0, np.int64), np.zeros((0, tasks), np.float32)
-    row, logit = np.concatenate(rows), np.concatenate(logits)
-    order = np.argsort(row, kind="stable")
-    return row[order], logit[order]
+    refuse_other_tasks(old.events, new.events)
+    return moved_tables(
+        network,
+        type(network)(**sizes_of(new.events, new.categories), config=network.config),
+        {
+            "items.weight": (old.events.item_ids, new.events.item_ids),
+            "bias.weight": (old.events.item_ids, new.events.item_ids),
+            "users.weight": (old.events.user_ids, new.events.user_ids),
+            "categories.weight": (pa.array(old.categories, pa.string()), pa.array(new.categories, pa.string())),
+        },
+    )

@@ -112,4 +112,5 @@ def test_a_batch_is_made_of_the_types_that_the_network_takes() -> None:
     batch = batch_of(inputs, rows, np.arange(2), np.ones(9, np.float32))
     for name, value in batch._asdict().items():
         if name not in ("catalogue", "total"):
-            assert value.dtype == (torch.float32 if name in ("event_action", "label", "weight") else torch.int64), name
+            real = name in ("event_action", "label", "weight", "counts")
+            assert value.dtype == (torch.float32 if real else torch.int64), name

@@ -11,13 +11,14 @@ import torch
 
 from models.common.certificate import Certificate
 from models.common.contracts import Payload
-from models.feed.events.calibration import Isotonic, fit_isotonic
+from models.feed.events.calibration import Isotonic
 from models.feed.events.metrics import auc, normalized_entropy
 from models.feed.ranking.batches import batch_of, rows_of
-from models.feed.ranking.certificate import Scored, Shape, certify, pooled
+from models.feed.ranking.certificate import Shape, certify
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.network import LiGR, NetworkConfig
-from models.feed.ranking.score import Ranker, batch_logits, fit_calibration
+from models.feed.ranking.score import Ranker, batch_logits
+from models.feed.recounting import Scored
 from tests.models.feed.ranking.worlds import NETWORK, random_ranker, simulated
 
 SESSIONS = 40
@@ -35,7 +36,7 @@ class World:
         self.inputs = Inputs.of(self.data)
         self.network = random_ranker(self.data, self.config, scale=0.15)
         self.test, self.known = (self.inputs.sessions_of(self.data[part]) for part in ("test", "validation"))
-        self.network.calibrate(fit_calibration(self.inputs, *batch_logits(self.network, self.inputs, self.known)))
+        self.network.calibrate_on(self.inputs.events, *batch_logits(self.network, self.inputs, self.known))
         self.weights = dict(self.network.state_dict())
 
     def scored(self, network: LiGR | None = None, inputs: Inputs | None = None) -> Scored:
@@ -242,7 +243,7 @@ def calibrated_on_the_test(world: World) -> dict[str, Any]:
     rows, logit = batch_logits(world.network, world.inputs, world.test)
     network = random_ranker(world.data, world.config)
     network.load_state_dict(world.weights)
-    network.calibrate(fit_calibration(world.inputs, rows, logit))
+    network.calibrate_on(world.inputs.events, rows, logit)
     chance = network.chances(world.scored().logit)
     return {"weights": dict(network.state_dict()), "test": replace(world.scored(), chance=chance)}
 
@@ -382,13 +383,3 @@ def test_labels_of_the_session_in_training_batches_would_be_refused_too(world: W
     order = np.argsort(rows.row)
     certificate = world.certify(test=replace(world.scored(), batch=said[order]))
     assert [claim.name for claim in certificate.failures()] == ["batch_score_difference"]
-
-
-def test_pooling_neighbours_is_the_isotonic_fit() -> None:
-    draw = np.random.default_rng(0)
-    for size in (1, 2, 3, 47, 500):
-        score = np.round(draw.standard_normal(size), 1)
-        label = (draw.random(size) < 1 / (1 + np.exp(-score))).astype(float)
-        step = fit_isotonic(score, label)
-        mine = pooled(score, label)
-        np.testing.assert_allclose(np.interp(score, *mine), step(score), atol=1e-12)

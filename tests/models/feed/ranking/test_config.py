@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from pydantic import TypeAdapter
 
 from models.common.contracts import Payload, TrainingConfig
 from models.common.fit import fit
+from models.feed.events.calibration import KNOTS, fit_tasks
 from models.feed.events.leakage import check_shuffled, shuffle_labels
 from models.feed.events.metrics import auc
 from models.feed.events.table import Events
@@ -23,11 +22,11 @@ from models.feed.ranking import config as config_module
 from models.feed.ranking.config import RankerConfig, RankingConfig
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.network import LiGR
-from models.feed.ranking.score import Ranker, batch_logits, fit_calibration
+from models.feed.ranking.score import Ranker, batch_logits
+from tests import children
 from tests.models.feed.ranking.worlds import CONFIG, simulated
 
 CPU = {"accelerator": "cpu", "devices": 1}
-PROJECT = Path(__file__).parents[4]
 
 
 def trained(config: RankerConfig, data: Payload, folder: Path) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def test_the_presets_survive_json_and_grow() -> None:
 def test_sizes_are_those_of_the_data_and_another_network_is_refused() -> None:
     data = simulated()
     assert CONFIG.ranker.sizes(data) == {"users": 47, "items": 240, "categories": 8, "tasks": 2}
-    with pytest.raises(TypeError, match="expected a LiGR, got Linear"):
+    with pytest.raises(TypeError, match="expected a ranker's network, got Linear"):
         CONFIG.ranker.validate(torch.nn.Linear(1, 1), data)
 
 
@@ -71,7 +70,7 @@ def test_validation_reads_no_test_row_and_leaves_a_calibration_of_its_own_rows()
         assert one.chance.tolist() == other.chance.tolist()
     inputs = Inputs.of(data)
     rows, logit = batch_logits(network, inputs, inputs.sessions_of(data["validation"]))
-    for one, other in zip(fit_calibration(inputs, rows, logit), network.steps(), strict=True):
+    for one, other in zip(fit_tasks(logit, inputs.events.actions[rows], KNOTS), network.steps(), strict=True):
         assert one.score.tolist() == other.score.tolist()
         assert one.chance.tolist() == other.chance.tolist()
 
@@ -100,9 +99,7 @@ RankerConfig.loss = loss
 config = replace(CONFIG.ranker, training=replace(CONFIG.ranker.training, checkpoint_minutes=1e-9))
 fit(config, simulated(), Path({str(tmp_path / "killed")!r}), lightning_arguments={CPU!r})
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, timeout=250, check=False
-    )
+    done = children.run(script, timeout=250)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert (tmp_path / "killed" / "last.ckpt").exists()
     resumed = trained(config, data, tmp_path / "killed")

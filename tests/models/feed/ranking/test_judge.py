@@ -1,21 +1,21 @@
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from models.common.gate import decide
+from models.feed.events.contest import CTR, RATE
 from models.feed.events.metrics import auc
 from models.feed.ranking.config import RankingConfig
 from models.feed.ranking.inputs import Inputs
-from models.feed.ranking.judge import CTR, RANKER, RATE, Contest, JudgementConfig, judge
-from models.feed.ranking.score import Ranker, batch_logits, fit_calibration
+from models.feed.ranking.judge import RANKER, judge
+from models.feed.ranking.score import Ranker, batch_logits
 from tests.models.feed.ranking.worlds import CONFIG, random_ranker, simulated
 
 
 def calibrated(data: Any, seed: int = 0) -> Any:
     network, inputs = random_ranker(data, seed=seed, scale=0.1), Inputs.of(data)
-    network.calibrate(fit_calibration(inputs, *batch_logits(network, inputs, inputs.sessions_of(data["validation"]))))
+    network.calibrate_on(inputs.events, *batch_logits(network, inputs, inputs.sessions_of(data["validation"])))
     return network
 
 
@@ -49,6 +49,8 @@ def test_the_configuration_judges_the_weights_of_the_product() -> None:
     ours = CONFIG.judge(product_of(network, data), data, None)
     assert ours.metrics == judge(product_of(network, data), data, network, CONFIG.judgement).metrics
     assert ours.certificate.holds, ours.certificate.failures()
+    (served,) = [claim for claim in ours.certificate.claims if claim.name == "baseline_model"]
+    assert (served.kind, served.value) == ("exact", 0), "LiGR is what a service takes"
 
 
 def test_a_ranker_that_knows_less_than_the_item_ctr_is_refused() -> None:
@@ -73,23 +75,3 @@ def test_a_champion_is_compared_on_the_same_sessions_and_an_equal_one_is_no_wors
             assert decide(gate, judgement.certificate, metrics, has_champion=True).publish
         else:
             assert metrics["gain_over_champion_low"] < metrics["gain_over_champion"]
-
-
-def test_chances_of_the_ranker_and_of_the_baselines_are_compared_by_entropy() -> None:
-    draw = np.random.default_rng(0)
-    size = 4000
-    truth = draw.random(size)
-    label = (draw.random(size) < truth).astype(np.float32)
-    contest = Contest(
-        user=draw.integers(0, 47, size).astype(np.int32),
-        label=label,
-        scores={RATE: np.full(size, 0.5), CTR: 0.25 + 0.5 * truth, RANKER: np.log(truth / (1 - truth))},
-        chance=truth,
-    )
-    metrics = contest.metrics(JudgementConfig(resamples=200))
-    assert metrics["auc"] == metrics["auc_item_ctr"], "the same order"
-    assert metrics["normalized_entropy_gain_high"] < 0, "truer chances cost fewer nats"
-    assert metrics["calibration_error"] < 0.03
-    assert metrics["calibration_ratio"] == pytest.approx(1, abs=0.03)
-    said = contest.figures()[0].series[0]
-    assert all(low <= y <= high for y, low, high in zip(said.y, said.low, said.high, strict=True))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.feed.events.calibration import Isotonic
+from models.feed.events.catalogue import GAPS
 from models.feed.ranking.batches import batch_of, rows_of
-from models.feed.ranking.inputs import GAPS, HOURS, Inputs
+from models.feed.ranking.inputs import HOURS, Inputs
 from models.feed.ranking.loss import impression_loss
-from models.feed.ranking.network import KNOTS, LiGR
+from models.feed.ranking.network import LiGR
 from tests.models.feed.ranking.worlds import BLOCK, NETWORK, random_ranker, simulated
 
 
@@ -68,21 +68,3 @@ def test_the_loss_is_the_weighted_cross_entropy_summed_over_tasks() -> None:
     assert impression_loss(network, batch, 3.0).item() == pytest.approx(total / mass + 3 * prior, rel=1e-5)
     nothing = batch._replace(weight=torch.zeros_like(batch.weight))
     assert impression_loss(network, nothing).item() == 0
-
-
-def test_the_calibration_travels_with_the_weights() -> None:
-    data = simulated()
-    network, other = random_ranker(data), random_ranker(data, seed=1)
-    network.calibrate(
-        [
-            Isotonic(score=np.array([-1.0, 0.5, 2.0]), chance=np.array([0.1, 0.3, 0.9])),
-            Isotonic(score=np.array([0.0]), chance=np.array([0.4])),
-        ]
-    )
-    other.load_state_dict(network.state_dict())
-    logit = np.array([[-5, 0], [-0.25, 1], [0.5, 2], [1.25, 3], [9, 4]], np.float32)
-    assert other.chances(logit)[:, 0].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.6, 0.9])
-    assert other.chances(logit)[:, 1].tolist() == [0.4] * 5
-    long = Isotonic(score=np.arange(KNOTS + 1.0), chance=np.linspace(0, 1, KNOTS + 1))
-    with pytest.raises(ValueError, match=f"at most {KNOTS} knots, got {KNOTS + 1}"):
-        network.calibrate([long, long])

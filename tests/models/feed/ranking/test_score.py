@@ -10,10 +10,11 @@ import torch
 from models.common.contracts import Payload
 from models.feed.events.table import Events
 from models.feed.ranking.batches import batch_of, rows_of
-from models.feed.ranking.certificate import Log, Reference, Shape
+from models.feed.ranking.certificate import Reference, Shape
 from models.feed.ranking.inputs import Inputs
-from models.feed.ranking.network import KNOTS, LiGR, NetworkConfig
-from models.feed.ranking.score import Ranker, batch_logits, carried_over, fit_calibration
+from models.feed.ranking.network import LiGR, NetworkConfig
+from models.feed.ranking.score import Ranker, batch_logits, carried_over
+from models.feed.recounting import Log
 from tests.models.feed.ranking.worlds import BLOCK, NETWORK, few_events, random_ranker, simulated
 
 EQUAL = 1e-5
@@ -165,30 +166,6 @@ def test_gradients_are_finite_with_empty_histories_and_reach_every_weight(data: 
         assert weight.grad.abs().max() > 0, name
 
 
-def test_calibration_is_monotone_and_pools_where_there_would_be_too_many_knots() -> None:
-    draw = np.random.default_rng(0)
-    size = 40_000
-    events = few_events()
-    score = np.sort(draw.standard_normal(size)).astype(np.float32)
-    truth = (np.arange(size) / size > draw.random(size)).astype(np.float32)
-    # an increasing staircase of rates so fine that the fit has more steps than are kept
-    stairs = np.repeat(np.arange(KNOTS * 2), -(-size // (KNOTS * 2)))[:size] / (KNOTS * 2)
-    for label, many in ((truth, False), (stairs.astype(np.float32), True)):
-        inputs = _Labelled(label[:, None])
-        (step,) = fit_calibration(inputs, np.arange(size), score[:, None])  # type: ignore[arg-type]
-        assert len(step.score) <= KNOTS
-        assert (len(step.score) > KNOTS // 2) == many
-        assert (np.diff(step(score)) >= 0).all()
-        assert np.abs(step(score) - label).mean() < (0.01 if many else 0.5)
-    assert len(events) == 9
-
-
-class _Labelled:
-    def __init__(self, actions: np.ndarray) -> None:
-        self.events = self
-        self.actions = actions
-
-
 def test_a_ranker_is_carried_over_by_identifiers(data: Payload) -> None:
     old = Inputs.of(data)
     network = random_ranker(data, replace(NETWORK, user=True))
@@ -218,5 +195,5 @@ def test_a_ranker_is_carried_over_by_identifiers(data: Payload) -> None:
     np.testing.assert_allclose(one, other, atol=EQUAL)
     assert moved.users is not None
     assert not moved.users.weight[-1].any(), "nobody is known of whom nothing is known"
-    with pytest.raises(ValueError, match="publish the new ranker under another name"):
+    with pytest.raises(ValueError, match="publish the new one under another name"):
         carried_over(network, old, Inputs.of_events(few_events(), "genre"))

@@ -45,7 +45,7 @@ def random_ranker(data: Payload, config: NetworkConfig = NETWORK, seed: int = 0,
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
-            weight += scale * torch.randn(weight.shape, generator=draw)
+            weight.add_(scale * torch.randn(weight.shape, generator=draw))
     network.calibrate([Isotonic(score=np.array([-3.0, 4.0]), chance=np.array([0.1, 0.8]))] * len(inputs.events.tasks))
     return network.eval()
 
