@@ -2,17 +2,29 @@
 
 from prefect import flow
 
+from flows.history import train_history_scorer
+from flows.ranking import train_ranker
 from flows.retrieval import rebuild_index
 from infra.refs import Outcome
+from models.feed.history import config as histories
+from models.feed.history.config import HistoryConfig
+from models.feed.ranking import config as rankings
+from models.feed.ranking.config import RankingConfig
 from models.feed.retrieval.config import RetrievalConfig, tiny
 from tasks.publish import verdict
 
 
 @flow(name="nightly", persist_result=True, result_serializer="json")
-def nightly(retrieval: RetrievalConfig = tiny()) -> list[Outcome]:  # noqa: B008
+def nightly(
+    retrieval: RetrievalConfig = tiny(),  # noqa: B008
+    ranking: RankingConfig = rankings.tiny(),  # noqa: B008
+    history: HistoryConfig = histories.tiny(),  # noqa: B008
+) -> list[Outcome]:
     """Rebuild every product in turn; a refused one keeps its champion and does not stop the others.
 
     Args:
         retrieval: The retrieval index to rebuild.
+        ranking: The ranker to train.
+        history: The click model to train.
     """
-    return verdict(*rebuild_index(retrieval))
+    return verdict(*rebuild_index(retrieval), *train_ranker(ranking), *train_history_scorer(history))

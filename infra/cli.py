@@ -16,7 +16,7 @@ from infra.doctor import doctor
 from infra.feeding import feed_index
 from infra.migrations import migrate
 from infra.pinning import pin, pins, unpin
-from infra.serving import serve_index
+from infra.serving import serve_feed, serve_index, serve_model
 from infra.settings import settings
 
 app = typer.Typer(help="headrace: local stack and runs.", no_args_is_help=True, add_completion=False)
@@ -33,6 +33,8 @@ app.command()(backup)
 app.command("restore")(restore_command)
 app.command()(migrate)
 app.command("serve-index")(serve_index)
+app.command("serve-model")(serve_model)
+app.command("serve-feed")(serve_feed)
 app.command("feed-index")(feed_index)
 
 

@@ -1,11 +1,13 @@
 """Who is computing: the flow run around the present task, as plain values; and what is shown on its page."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import prefect
@@ -18,6 +20,7 @@ from infra.refs import Ref
 
 __all__ = [
     "FlowRun",
+    "Progress",
     "announce",
     "create_image_artifact",
     "create_link_artifact",
@@ -29,6 +32,9 @@ __all__ = [
 
 PATIENCE_S = 180
 """How long a page waits for a Prefect server that is away."""
+
+SHOWN_EVERY_S = 2.0
+"""How often a bar on a page moves."""
 
 
 def _patient(create: Callable[..., Any]) -> Callable[..., None]:
@@ -115,6 +121,38 @@ def announce(product: Ref) -> None:
         },
         payload={"version": product.version, "digest": product.digest, "location": product.location},
     )
+
+
+class Progress:
+    """A bar on the flow run's page that grows with the work; a server that is away costs the bar and nothing else.
+
+    Args:
+        description: what is worked on.
+    """
+
+    def __init__(self, description: str) -> None:
+        self._description, self._artifact, self._told = description, "", time.monotonic()
+
+    def __enter__(self) -> "Progress":
+        with contextlib.suppress(httpx.HTTPError):
+            made: Any = shown.create_progress_artifact(0.0, key="progress", description=self._description)
+            self._artifact = str(made)
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None:
+            self._show(1.0)
+
+    def __call__(self, share: float) -> None:
+        """Show what share is done, 0 to 1; now and then."""
+        if time.monotonic() - self._told > SHOWN_EVERY_S:
+            self._show(share)
+
+    def _show(self, share: float) -> None:
+        self._told = time.monotonic()
+        if self._artifact:
+            with contextlib.suppress(httpx.HTTPError):
+                shown.update_progress_artifact(UUID(self._artifact), progress=100 * share)
 
 
 def dated(template: str) -> Callable[[], str]:

@@ -73,6 +73,12 @@ class Plan(Ref):
     kind: ClassVar[str] = "plan"
 
 
+class Predictions(Ref):
+    """Answers of a model to requests of somebody's own, and the requests."""
+
+    kind: ClassVar[str] = "predictions"
+
+
 class Report(Ref):
     """A judgement: metrics, tables and the certificate of one product.
 

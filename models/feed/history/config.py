@@ -1,8 +1,10 @@
 """The history system's configuration: it builds data, network, training and judgement."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import torch
 
 from models.common.configuration import setting
@@ -10,18 +12,24 @@ from models.common.contracts import Payload, TrainingConfig
 from models.common.gate import GateConfig
 from models.common.judgement import Judgement
 from models.common.transformer import TransformerConfig
-from models.feed.events.metrics import auc, grouped_auc, normalized_entropy
+from models.feed.events.contest import JudgementConfig, main_metrics
+from models.feed.events.preparation import MovieLensConfig
+from models.feed.events.requests import RequestsConfig, answer
+from models.feed.events.scoring import sizes_of
 from models.feed.events.simulator import sized
 from models.feed.events.splits import Split
 from models.feed.events.table import EventsTableConfig
 from models.feed.history import judge as judging
 from models.feed.history.batches import SessionBatches
-from models.feed.history.data import DataConfig, MovieLensConfig
+from models.feed.history.data import DataConfig
 from models.feed.history.inputs import Inputs
-from models.feed.history.judge import JudgementConfig
 from models.feed.history.loss import multi_task_loss
 from models.feed.history.network import DLRM, Batch, NetworkConfig
-from models.feed.history.score import batch_logits, fit_calibration
+from models.feed.history.score import batch_logits
+
+if TYPE_CHECKING:
+    from models.feed.events.kept import Ranking
+    from models.feed.history.service import Served
 
 __all__ = [
     "DataConfig",
@@ -59,23 +67,11 @@ class ScorerConfig:
     def sizes(self, data: Payload) -> Mapping[str, int]:
         """Numbers of users, items, categories and tasks."""
         inputs = Inputs.of(data)
-        events = inputs.events
-        return {
-            "users": events.users,
-            "items": events.items,
-            "categories": len(inputs.categories),
-            "tasks": len(events.tasks),
-        }
+        return sizes_of(inputs.events, inputs.categories)
 
     def network(self, sizes: Mapping[str, int]) -> DLRM:
         """A fresh network; random state is the caller's."""
-        return DLRM(
-            users=sizes["users"],
-            items=sizes["items"],
-            categories=sizes["categories"],
-            tasks=sizes["tasks"],
-            config=self.architecture,
-        )
+        return DLRM(**sizes, config=self.architecture)
 
     def batches(self, data: Payload, *, rank: int, processes: int) -> SessionBatches:
         """This process's share of the training batches."""
@@ -103,13 +99,36 @@ class ScorerConfig:
         scorer, inputs, rows = _dlrm(network), Inputs.of(data), Split.from_payload(data).validation
         scorer.keep(inputs.standard)
         found, logit = batch_logits(scorer, inputs, inputs.sessions_of(rows))
-        scorer.calibrate(fit_calibration(inputs, found, logit))
-        label, score = inputs.events.label[found], logit[:, 0]
-        return {
-            "auc": auc(label, score),
-            "gauc": grouped_auc(inputs.events.user[found], label, score),
-            "normalized_entropy": normalized_entropy(label, scorer.chances(logit)[:, 0]),
-        }
+        scorer.calibrate_on(inputs.events, found, logit)
+        user, label = inputs.events.user[found], inputs.events.label[found]
+        return main_metrics(user, label, logit[:, 0], scorer.chances(logit)[:, 0])
+
+    def open_live(self, product: Payload, data: Payload, **limits: float) -> "Served":
+        """A trained scorer, opened for service with the data that it was made from; `limits` as in `Limits`."""
+        from models.feed.events.limits import Limits
+        from models.feed.history.service import Served
+
+        network = _dlrm(self.network(product["training"]["sizes"]))
+        network.load_state_dict(product["weights"])
+        return Served(network, data, cache_bytes=Limits(**limits).cache_megabytes * 2**20)  # type: ignore[arg-type]
+
+    def application(
+        self,
+        source: Callable[[], tuple["Ranking", str]],
+        search: Callable[[], tuple[Any, Any, str]] | None = None,
+        **limits: float,
+    ) -> Any:
+        """The HTTP service of whatever `source` gives, and of an index that finds candidates for it."""
+        from models.feed.events.limits import Limits
+        from models.feed.two_stage import application  # FastAPI takes a moment to import, and few need it
+
+        return application(source, search, Limits(**limits))  # type: ignore[arg-type]
+
+    def predict(
+        self, product: Payload, data: Payload, config: RequestsConfig, requests: pa.Table, tell: Callable[[float], None]
+    ) -> tuple[pa.Table, Mapping[str, float]]:
+        """Answers to a table of requests; see `answer`."""
+        return answer(self.open_live(product, data), requests, unknown=config.unknown, tell=tell)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +178,14 @@ class HistoryConfig:
         scorer = self.scorer.network(product["training"]["sizes"]).eval()
         scorer.load_state_dict(product["weights"])
         return judging.judge(product, data, scorer, self.judgement)
+
+    def watch(self, product: Payload, data: Payload, network: torch.nn.Module | None) -> Judgement:
+        """Replay sampled sessions of the latest events against the live scorer."""
+        from models.feed.history.watch import watch
+
+        if network is None:
+            raise ValueError("a live scorer is watched by its network, got None; rebuild it from its manifest.")
+        return watch(data, _dlrm(network), self.judgement)
 
 
 def _dlrm(network: torch.nn.Module) -> DLRM:

@@ -27,6 +27,7 @@ from models.feed.retrieval.generator import GeneratorConfig
 from models.feed.retrieval.index import RetrievalIndex
 from models.feed.retrieval.judge import JudgementConfig
 from models.feed.retrieval.loss import retrieval_loss
+from models.feed.retrieval.members import Members
 from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_by, reciprocal_rank
 from models.feed.retrieval.mixture import Hadamard, MixtureOfLogits, SimilarityConfig, compare_by
 from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
@@ -46,6 +47,7 @@ __all__ = [
     "TableConfig",
     "TowerConfig",
     "TrainingConfig",
+    "feed",
     "glove_cities",
     "movielens",
     "paper",
@@ -121,6 +123,12 @@ class EncoderConfig:
             "mrr_at_50": float(reciprocal_rank(lists, relevant, 50).mean()),
             "coverage_at_50": coverage(lists, data["items"].num_rows, 50),
         }
+
+    def members(self, product: Payload, data: Payload) -> Members:
+        """Vectors of users by trained towers, for whoever asks an index; see `Members`."""
+        towers = _towers(self.network(product["training"]["sizes"]))
+        towers.load_state_dict(product["weights"])
+        return Members(towers, data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +349,17 @@ def movielens() -> RetrievalConfig:
             tower=TowerConfig(temperature=0.1),
             training=TrainingConfig(epochs=6, batch_size=1024),
         ),
+    )
+
+
+def feed() -> RetrievalConfig:
+    """An index over the items of a feed, from the positive responses that the flow `feed` wrote as tables."""
+    return RetrievalConfig(
+        data=DataConfig(
+            name="feed",
+            source="table",
+            table=TableConfig(interactions="data/feed/interactions.parquet", items="data/feed/items.parquet"),
+        )
     )
 
 

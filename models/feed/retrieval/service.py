@@ -11,8 +11,7 @@ wait or the disk takes no more. None of them changes anything. A write that is a
 Source: ours; LiNR's service (section 4) is native code inside LinkedIn.
 """
 
-import threading
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -23,12 +22,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from models.common.configuration import check, setting
+from models.common.guard import Guard
 from models.feed.retrieval.delta import DeltaError, LiveIndex
 from models.feed.retrieval.filter import FilterError
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Where = str | dict[str, Any] | None
 Vector = Annotated[list[FiniteFloat], Field(min_length=1)]
 
@@ -176,7 +173,7 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
     limits = Limits() if limits is None else limits
     refusals: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for status in (400, 409, 413, 503)}
     app = FastAPI(title="headrace retrieval", summary=(__doc__ or "").splitlines()[0], responses=refusals)
-    app.add_middleware(_Guard, limits=limits)
+    app.add_middleware(Guard, megabytes=limits.megabytes, waiting=limits.waiting)
 
     @app.exception_handler(_RefusedError)
     async def refuse(_request: Request, error: _RefusedError) -> JSONResponse:
@@ -243,57 +240,8 @@ def service(source: Callable[[], tuple[LiveIndex, str]], limits: Limits | None =
     return app
 
 
-class _Guard:
-    """Turns away what is too large, and whoever would be one too many, before anything is read or parsed."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits) -> None:
-        self.app, self.limits = app, limits
-        self.inside, self.lock = 0, threading.Lock()
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        with self.lock:
-            full = self.inside >= self.limits.waiting
-            self.inside += not full
-        if full:
-            detail = f"{self.limits.waiting} requests are waiting already; ask again in a second."
-            await _refused(503, Refusal(detail=detail), {"Retry-After": "1"})(scope, receive, send)
-            return
-        try:
-            await self._limited(scope, receive, send)
-        finally:
-            with self.lock:
-                self.inside -= 1
-
-    async def _limited(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Read the whole body first: what is too large never reaches a parser."""
-        parts, size, more = list[bytes](), 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            parts.append(message.get("body", b""))
-            size, more = size + len(parts[-1]), message.get("more_body", False)
-            if size > self.limits.megabytes << 20:
-                detail = f"the body has more than {self.limits.megabytes} MB; send it in parts."
-                await _refused(413, Refusal(detail=detail))(scope, receive, send)
-                return
-        body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
-
-        async def again() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()
-            first, body = body, None
-            return first
-
-        await self.app(scope, again, send)
-
-
-def _refused(status: int, refusal: Refusal, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse(refusal.model_dump(), status, headers)
+def _refused(status: int, refusal: Refusal) -> JSONResponse:
+    return JSONResponse(refusal.model_dump(), status)
 
 
 def _meant(origin: str | None, index: LiveIndex, version: str) -> None:
