@@ -88,7 +88,9 @@ def _code_digest(modules: tuple[str, ...]) -> str:
 
 
 def _identity(value: Any) -> Any:
-    """What about an argument matters: the digest of a reference, class and values of a configuration."""
+    """What about an argument matters: a reference's digest, a configuration's class and values, the items of a list."""
+    if isinstance(value, list | tuple):
+        return [_identity(one) for one in value]
     if isinstance(value, Ref):
         return [value.kind, value.name, value.digest]
     if dataclasses.is_dataclass(value):

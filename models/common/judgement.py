@@ -9,13 +9,18 @@ from models.common.certificate import Certificate
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line, or one group of bars, of a figure; `low` and `high` draw its uncertainty."""
+    """One line, or one group of bars, of a figure; `low` and `high` draw its uncertainty.
+
+    Attributes:
+        style: of a line: "line" with its points marked, "curve" without, "marks" alone with bars for the uncertainty.
+    """
 
     label: str
     x: tuple[Any, ...]
     y: tuple[float, ...]
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    style: Literal["line", "curve", "marks"] = "line"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +35,7 @@ class Figure:
         kind: "line" or "bars".
         caption: what the uncertainty is, how many cases.
         log_x: logarithmic horizontal axis.
+        log_y: logarithmic vertical axis.
     """
 
     name: str
@@ -40,6 +46,7 @@ class Figure:
     kind: Literal["line", "bars"] = "line"
     caption: str = ""
     log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

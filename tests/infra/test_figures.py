@@ -20,3 +20,15 @@ def test_a_figure_is_a_png_that_depends_on_its_data_alone(kind: str) -> None:
 def test_an_interval_that_rounding_moved_across_its_mean_is_still_drawn() -> None:
     series = Series(label="a", x=("few",), y=(0.1,), low=(0.1 + 1e-17 + 1e-16,), high=(0.1 - 1e-16,))
     assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(series,), kind="bars"))
+
+
+def test_a_curve_in_a_band_and_marks_with_bars_stand_on_logarithmic_axes() -> None:
+    curve = Series(
+        label="law", style="curve", x=(1e9, 1e10, 1e11), y=(0.2, 0.1, 0.05), low=(0.1, 0.04, 0.01), high=(0.3, 0.2, 0.1)
+    )
+    marks = Series(label="sizes", style="marks", x=(2e9, 5e10), y=(0.15, 0.06), low=(0.14, 0.05), high=(0.17, 0.08))
+    figure = Figure(name="f", title="t", x_label="x", y_label="y", series=(curve, marks), log_x=True, log_y=True)
+    drawn = draw(figure)
+    assert draw(figure) == drawn
+    assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(curve,), log_x=True, log_y=True)) != drawn
+    assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(curve, marks), log_x=True)) != drawn
