@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 
 from models.feed.history import config as history
 from models.feed.ranking import config as ranking
+from models.feed.ranking import scaling
+from models.feed.ranking.next_item import config as next_item
 from models.feed.retrieval import config as retrieval
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parent.parent / "prefect.yaml").read_text())["deployments"]
@@ -33,10 +35,20 @@ PRESETS = {
     ("flows.ranking.train_ranker", "small"): ranking.small,
     ("flows.ranking.train_ranker", "movielens"): ranking.movielens,
     ("flows.ranking.train_ranker", "paper"): ranking.paper,
+    ("flows.ranking.monitor_ranking", "tiny"): ranking.tiny,
+    ("flows.ranking.train_next_item_ranker", "tiny"): next_item.tiny,
+    ("flows.ranking.train_next_item_ranker", "small"): next_item.small,
+    ("flows.ranking.train_next_item_ranker", "beauty"): next_item.beauty,
+    ("flows.ranking.train_next_item_ranker", "sports"): next_item.sports,
+    ("flows.ranking.train_next_item_ranker", "paper"): next_item.paper,
+    ("flows.scaling.scaling_study", "tiny"): scaling.tiny,
+    ("flows.scaling.scaling_study", "small"): scaling.small,
+    ("flows.scaling.scaling_study", "paper"): scaling.paper,
     ("flows.history.train_history_scorer", "tiny"): history.tiny,
     ("flows.history.train_history_scorer", "small"): history.small,
     ("flows.history.train_history_scorer", "movielens"): history.movielens,
     ("flows.history.train_history_scorer", "paper"): history.paper,
+    ("flows.history.monitor_history", "tiny"): history.tiny,
 }
 
 
