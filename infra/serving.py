@@ -337,6 +337,7 @@ def serve_model(
 ) -> None:
     """Answer requests with the live version of a model, in the foreground, and follow it."""
     console = terminal.console()
+    _one_core_a_request()
     limits = {"cache_megabytes": cache_megabytes, "told_megabytes": told_megabytes}
     live = _open(console, lambda: LiveModel(open_store(), name, **limits))
     with live.following():
@@ -352,12 +353,20 @@ def serve_feed(
 ) -> None:
     """Find candidates for a user and order them, with the live versions of both, in the foreground; follow both."""
     console = terminal.console()
+    _one_core_a_request()
     limits = {"cache_megabytes": cache_megabytes, "told_megabytes": told_megabytes}
     search = _open(console, lambda: LiveSearch(open_store(), index))
     with search.following():
         ranker = _open(console, lambda: LiveModel(open_store(), model, **limits))
         with ranker.following():
             _answer(console, [search, ranker], together(search, ranker), port)
+
+
+def _one_core_a_request() -> None:
+    """Many requests are answered at a time, and the bits of a score are those that one thread gives."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _open(console: Any, make: Callable[[], LiveT]) -> LiveT:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.common.amortised import Amortised, Cache
+from models.common.threads import one_thread
 from models.feed.events.catalogue import Catalogue
 from models.feed.events.scoring import in_order, moved_tables, refuse_other_tasks, sizes_of
 from models.feed.history.batches import batch_of
@@ -165,7 +166,8 @@ class Scorer:
         network: its weights are read now, and later changes are not seen.
         catalogue: categories of all items.
         cache_bytes: memory for histories of users; 0: each request computes its own.
-        threads: how many threads share the candidates of a call; 0: as many as torch uses.
+        threads: how many threads share the candidates of a call in the compiled passes; 0: as many as torch uses.
+            All else is computed on one, so that a score does not depend on them.
 
     Source:
         arXiv 2412.06924, amortized inference; what is kept between requests, and the rule of `inputs` that lets it
@@ -178,13 +180,15 @@ class Scorer:
         self.network = network.eval()
         self.histories = HistoryCache(cache_bytes)
         self._standard = network.standard
+        threads = threads or torch.get_num_threads()
         self._amortised = None if network.config.fused else Amortised(network.transformer, threads=threads)
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             self._parts = network.item_parts(torch.arange(len(catalogue.codes)), catalogue)
             whole = sum(self._parts.chunk(2, dim=1))
             self._events, self._candidates = network.event(whole), network.candidate(whole)
 
     @torch.no_grad()
+    @one_thread()
     def score(self, user: int, past: Past, item_N: NDArray[Any], feature_NF: NDArray[Any]) -> Logits:
         """Logits of the candidates of one request.
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.common.amortised import Amortised, Cache
+from models.common.threads import one_thread
 from models.feed.events.catalogue import Catalogue
 from models.feed.events.scoring import in_order, moved_tables, refuse_other_tasks, sizes_of
 from models.feed.ranking.batches import batch_of, rows_of
@@ -64,7 +65,8 @@ class Ranker:
     Args:
         network: its weights are read now, and later changes are not seen.
         catalogue: categories of all items.
-        threads: how many threads share the candidates of a call; 0: as many as torch uses.
+        threads: how many threads share the candidates of a call in the compiled passes; 0: as many as torch uses.
+            All else is computed on one, so that a score does not depend on them.
 
     Source:
         See `Amortised`.
@@ -72,12 +74,14 @@ class Ranker:
 
     def __init__(self, network: LiGR, catalogue: Catalogue, *, threads: int = 0) -> None:
         self.network = network.eval()
+        threads = threads or torch.get_num_threads()
         self._amortised = Amortised(network.transformer, threads=threads)
         self._session = Amortised(network.session, threads=threads) if network.session is not None else None
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             self._vectors = network.item_vectors(torch.arange(len(catalogue.codes)), catalogue)
 
     @torch.no_grad()
+    @one_thread()
     def encode(self, item_L: NDArray[Any], action_LT: NDArray[Any], gap_L: NDArray[Any], hour_L: NDArray[Any]) -> Cache:
         """What is kept of a history, the latest events of a user, oldest first."""
         vector = self._vectors[torch.from_numpy(np.asarray(item_L, np.int64))]
@@ -91,6 +95,7 @@ class Ranker:
         )
 
     @torch.no_grad()
+    @one_thread()
     def rank(self, cache: Cache, item_N: NDArray[Any], *, gap: int, hour: int, user: int) -> Logits:
         """Logits (N, T) of the candidates of one session.
 
@@ -159,7 +164,7 @@ def served_logits(network: Scorer, inputs: Inputs, sessions: Integers) -> tuple[
     for session in sessions:
         asked = rows_of(inputs, np.array([session]), history=network.config.history, candidates=0)
         counts = counts_of(past, asked.row, asked.began) if past is not None else None
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             logit = network(batch_of(inputs, asked, np.zeros(1, np.int64), nothing, counts))
         rows.append(asked.row)
         found.append(logit[0].numpy())

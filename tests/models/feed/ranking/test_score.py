@@ -143,6 +143,20 @@ def test_scores_depend_on_how_the_user_responded_before(data: Payload) -> None:
     assert np.abs(one - other).max() > 1e-2
 
 
+def test_scores_are_the_same_bits_however_many_threads_torch_uses(data: Payload) -> None:
+    inputs, sessions = Inputs.of(data), np.arange(0, 200, 17)
+    network, before, found = random_ranker(data), torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            found.append(Ranker(network, inputs.catalogue).logits(inputs, sessions)[1])
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
 def test_a_session_without_history_and_an_item_without_category_have_scores(data: Payload) -> None:
     events = few_events()
     payload = {**events.payload(), "layout": {"categories": "genre"}}
