@@ -1,11 +1,14 @@
 """What it is worth that the candidates of a session see one another: against scores of one at a time, and against MMR.
 
-python -m benchmarks ranking_setwise [--size tiny|small] [--seeds 3] [--configurations 2] [--write]
+python -m benchmarks ranking_setwise [--size tiny|small] [--tasteless] [--seeds 3] [--configurations 2] [--write]
 
 On simulated feeds, whose best possible scores are known. Each seed has a feed of its own, and both rankers are trained
 on it with this seed. Their configurations are chosen by AUC on the validation part of the first feed. Share closed:
 
     (AUC(set-wise) - AUC(pointwise)) / (AUC(set-wise oracle) - AUC(pointwise oracle))
+
+With `--tasteless` a click depends on user, item, slot and slate alone. Otherwise users differ in taste too, of which so
+many events tell only a part, and what a slate does can be won the less the more of the odds is unknown.
 
 MMR re-ranks by the pointwise ranker's chances and the categories of the items already chosen. Trainings are kept and
 found again, as in `ranking_baselines`.
@@ -37,7 +40,7 @@ from models.feed.events.metrics import (
     maximal_marginal_relevance,
 )
 from models.feed.events.splits import Split
-from models.feed.ranking.config import RankerConfig, RankingConfig, small, tiny
+from models.feed.ranking.config import DataConfig, RankerConfig, RankingConfig, small, tiny
 from models.feed.ranking.inputs import Inputs
 
 Floats = NDArray[np.float64]
@@ -72,19 +75,20 @@ def main(options: Sequence[str] = ()) -> None:
     """Train what is missing, print the tables, and write the page if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks ranking_setwise")
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
+    parser.add_argument("--tasteless", action="store_true", help="feeds whose users all like the same")
     parser.add_argument("--seeds", type=int, default=3, help="how many feeds, 1 or more")
     parser.add_argument("--configurations", type=int, default=2, help="tried of each ranker, 1 to 4")
     parser.add_argument("--runs", default="", help="folder of the trainings; empty: one for passing files")
     parser.add_argument("--most", type=float, default=0.0, help="CPU seconds of this call; 0: no limit")
-    parser.add_argument("--write", action="store_true", help="write docs/results/ranking_setwise.md")
+    parser.add_argument("--write", action="store_true", help="write docs/results/ranking_setwise[_tasteless].md")
     chosen = parser.parse_args(options)
     if not 1 <= chosen.configurations <= len(SEARCH) or chosen.seeds < 1:
         parser.error(f"--configurations must be 1 to {len(SEARCH)} and --seeds at least 1.")
     one_thread()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     folder = Path(chosen.runs or Path(tempfile.gettempdir()) / "headrace" / "ranking_setwise")
-    runs = Runs(folder=folder, name=f"feed-{chosen.size}")
-    prepare = _limited(SIZES[chosen.size]().data, chosen.most)
+    runs = Runs(folder=folder, name=f"feed-{chosen.size}{'-tasteless' if chosen.tasteless else ''}")
+    prepare = _limited(_feed(chosen), chosen.most)
     try:
         tried = {setwise: _search(chosen, runs, prepare, setwise=setwise) for setwise in (True, False)}
         best = {setwise: max(found, key=lambda one: one[1])[0] for setwise, found in tried.items()}
@@ -95,12 +99,19 @@ def main(options: Sequence[str] = ()) -> None:
     lines = _page(chosen, prepare, tried, tests)
     console.print("\n".join(lines))
     if chosen.write:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text("\n".join(lines) + "\n", encoding="ascii")
-        console.print(f"wrote {PAGE.relative_to(PAGE.parent.parent.parent)}")
+        page = PAGE.with_stem(f"{PAGE.stem}_tasteless") if chosen.tasteless else PAGE
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text("\n".join(lines) + "\n", encoding="ascii")
+        console.print(f"wrote {page.relative_to(PAGE.parent.parent.parent)}")
 
 
-def _limited(data: Any, most: float) -> Callable[[int], Payload]:
+def _feed(chosen: argparse.Namespace) -> DataConfig:
+    data = SIZES[chosen.size]().data
+    taste = 0.0 if chosen.tasteless else data.simulator.affinity
+    return replace(data, simulator=replace(data.simulator, affinity=taste))
+
+
+def _limited(data: DataConfig, most: float) -> Callable[[int], Payload]:
     """The feed of a seed; refused when the time is spent, so that no training begins any more."""
     begun = time.process_time()
     made = cache(lambda seed: replace(data, simulator=replace(data.simulator, seed=seed)).prepare({}))
@@ -243,16 +254,18 @@ def _page(
         for setwise, found in tried.items()
         for place, (_, value) in enumerate(found)
     ]
-    feed = SIZES[chosen.size]().data.simulator
+    feed = _feed(chosen).simulator
     return [
         "# Set-wise against pointwise, and against MMR",
         "",
-        f"Written by `python -m benchmarks ranking_setwise --size {chosen.size} --seeds {chosen.seeds} "
+        f"Written by `python -m benchmarks ranking_setwise --size {chosen.size} "
+        f"{'--tasteless ' if chosen.tasteless else ''}--seeds {chosen.seeds} "
         f"--configurations {chosen.configurations} --write` on {datetime.now(UTC):%Y-%m-%d}.",
         "",
         f"Simulated feeds, one for each seed: {feed.users:,} users, {feed.items:,} items, {feed.sessions:g} sessions a "
-        f"user, slates of {feed.slate}. {Split.from_payload(data[0]).protocol} Epoch and configuration are chosen by "
-        "AUC on the validation part, of both rankers among as many; the test part is read once.",
+        f"user, slates of {feed.slate}, taste of {feed.affinity:g} logits. {Split.from_payload(data[0]).protocol} "
+        "Epoch and configuration are chosen by AUC on the validation part, of both among as many; the test part "
+        "is read once.",
         "",
         *markdown(
             ("seed", "AUC, pointwise", "AUC, set-wise", "pointwise oracle", "set-wise oracle", "share closed"), rows
