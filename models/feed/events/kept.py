@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, Protocol, TypeVar
 
-from models.feed.events.known import Asked, Identifier, Scores, Told
+from models.feed.events.known import Asked, Identifier, Known, Scores, Told
 
 V = TypeVar("V")
 
@@ -35,6 +35,44 @@ class Ranking(Protocol):
 
     def counts(self) -> dict[str, float]:
         """What became of requests' histories, and how many bytes are held: hits, extended, misses, evicted, bytes."""
+
+
+class OfLog:
+    """What every ranker of a log says of it: the part of a `Ranking` that no network is asked for.
+
+    Attributes:
+        known: the log by its identifiers; made by the subclass.
+
+    Source:
+        Ours.
+    """
+
+    known: Known
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, the main one first."""
+        return self.known.tasks
+
+    def name(self, user: Identifier) -> Identifier:
+        """A user's identifier as the log writes it."""
+        return self.known.name(user)
+
+    def knows(self, item: Identifier) -> bool:
+        """Whether an item is one of the log's."""
+        return self.known.knows(item)
+
+    def met(self, asked: Asked, told: "Kept") -> list[Identifier]:
+        """Items that a user responded to before the moment, oldest first."""
+        return self.known.met(asked, told.of(asked.user))
+
+    def check(self, told: Sequence[Told]) -> list[Told]:
+        """Events with their items as the log writes them; raises `AskError` for one that cannot be counted."""
+        self.known.line(None, told)
+        return self.known.once(told)
+
+    def close(self) -> None:
+        """Nothing is on a disk; what answers still goes on."""
 
 
 class ByteLru(Generic[V]):

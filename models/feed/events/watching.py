@@ -7,12 +7,14 @@ to be trained again.
 
 # Shapes: C candidates of all replayed sessions, N candidates of a session, T tasks.
 
+import copy
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from models.common.certificate import Certificate, Claim
 from models.common.contracts import Payload
@@ -25,6 +27,10 @@ from models.feed.events.splits import Split
 from models.feed.events.table import Events
 
 Floats = NDArray[np.float64]
+N = TypeVar("N", bound=nn.Module)
+
+CACHE_BYTES = 64 * 2**20
+"""Memory for histories while a watch replays."""
 
 REPLAYS = 1000
 """Most sessions that one watch asks about again."""
@@ -32,45 +38,57 @@ REPLAYS = 1000
 
 def watch(
     model: str,
-    ranking: Ranking,
-    weights: Mapping[str, Any],
-    reference: Callable[[int], Floats],
+    network: N,
     data: Payload,
     settings: JudgementConfig,
+    *,
+    carried_over: Callable[[N, Payload, Payload], N],
+    opened: Callable[[N, Payload], Ranking],
+    reference: Callable[[N, Mapping[str, Floats], Payload], Callable[[int], Floats]],
 ) -> Judgement:
-    """Replay sampled sessions of the test part of a data set, and judge the answers.
+    """Replay sampled sessions of the test part of the latest events, and judge the answers.
 
     Args:
         model: its name, for figures.
-        ranking: what is live, opened on the data set as for service.
-        weights: of the product, by name.
-        reference: logits (N, T) of a session in float64, by its number in the log.
-        data: the latest events; those of its test part are replayed.
+        network: what is live.
+        data: the data set that it was made from; its part `latest`, where there is one, has later events, for whose
+            users and items the network is carried over by their identifiers.
         settings: how many sessions the reference scores, seed, and how far calibration may be off.
+        carried_over: the network for another data set than the first, the second.
+        opened: a network as for service on a data set; the network is its own from then on.
+        reference: of network, its weights in float64 and a data set, what gives logits (N, T) of a session in float64,
+            by its number in the log.
 
     Returns:
         The judgement: agreement with the reference, drift of the calibration, AUC with its interval, latency.
 
     Raises:
-        ValueError: the replayed events have one kind of response alone.
+        ValueError: the replayed events have one kind of response alone, or the latest events have other tasks.
 
     Source:
         Ours.
     """
-    events, split = Events.from_payload(data), Split.from_payload(data)
+    latest: Payload = data
+    if "latest" in data:
+        latest = data["latest"]
+        network = carried_over(network, data, latest)
+    plain = {name: np.array(value.numpy(), np.float64) for name, value in network.state_dict().items()}
+    ranking = opened(copy.deepcopy(network), latest)
+    events, split = Events.from_payload(latest), Split.from_payload(latest)
     every = np.unique(events.session[split.test])
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(every)[:REPLAYS])
     rows, logit, chance, taken = replay(ranking, events, chosen)
-    contest = Contest.of(model, events, data, rows, logit[:, 0], chance[:, 0])
+    contest = Contest.of(model, events, latest, rows, logit[:, 0], chance[:, 0])
     metrics = contest.metrics(settings)
-    log = recounting.Log.of(data)
+    log = recounting.Log.of(latest)
     scored = recounting.Scored(rows=rows, logit=logit, chance=chance, batch=logit)
-    plain = {name: np.asarray(value, np.float64) for name, value in weights.items()}
     finite = recounting.finite(plain)
     claims = [finite, *recounting.honest(log, scored, settings.calibration)]
     if finite.holds:
         claims += [
-            recounting.scored_again(reference, log, scored, "served_score_error", settings.sessions, settings.seed),
+            recounting.scored_again(
+                reference(network, plain, latest), log, scored, "served_score_error", settings.sessions, settings.seed
+            ),
             recounting.chances_kept(plain, scored),
             recounting.disorder(plain, scored),
         ]

@@ -20,7 +20,7 @@ from torch import nn
 from models.common.amortised import Amortised
 from models.common.contracts import Payload
 from models.feed.events.features import FEATURES, SMOOTHING, PastCounts
-from models.feed.events.kept import Kept
+from models.feed.events.kept import Kept, OfLog
 from models.feed.events.known import GUESTS, Asked, Identifier, Known, Line, Scores, Told
 from models.feed.events.table import NO_TABLE, Events
 from models.feed.history.inputs import Inputs, Past, first_seen
@@ -87,7 +87,7 @@ class _Counts(NamedTuple):
     users: dict[Identifier, int]
 
 
-class Served:
+class Served(OfLog):
     """A scorer that answers requests; see `models.feed.events.kept.Ranking`.
 
     Args:
@@ -112,28 +112,6 @@ class Served:
         self._counting = threading.Lock()
         past = PastCounts(inputs.events, self.known.attribute)
         self._counts = _Counts((0, 0), past, {}, inputs.events.items, {})
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks, the main one first."""
-        return self.known.tasks
-
-    def name(self, user: Identifier) -> Identifier:
-        """A user's identifier as the log writes it."""
-        return self.known.name(user)
-
-    def knows(self, item: Identifier) -> bool:
-        """Whether an item is one of the log's."""
-        return self.known.knows(item)
-
-    def met(self, asked: Asked, told: Kept) -> list[Identifier]:
-        """Items that a user responded to before the moment, oldest first."""
-        return self.known.met(asked, told.of(asked.user))
-
-    def check(self, told: Sequence[Told]) -> list[Told]:
-        """Events with their items as the log writes them; raises `AskError` for one that cannot be counted."""
-        self.known.line(None, told)
-        return self.known.once(told)
 
     @torch.no_grad()
     def rank(self, asked: Asked, told: Kept) -> Scores:
@@ -169,9 +147,6 @@ class Served:
             "histories": len(kept),
             "bytes": kept.nbytes,
         }
-
-    def close(self) -> None:
-        """Nothing is on a disk; what answers still goes on."""
 
     def _counted(self, state: int, told: Mapping[Identifier, Sequence[Told]]) -> _Counts:
         """The counts with all that was told at some moment."""

@@ -1,8 +1,9 @@
 """The live scorer held against its float64 reference and against what users did, on the latest events."""
 
-import copy
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.common.contracts import Payload
 from models.common.judgement import Judgement
@@ -16,15 +17,14 @@ from models.feed.history.score import carried_over
 from models.feed.history.service import Served
 from models.feed.recounting import Log
 
-CACHE_BYTES = 64 * 2**20
+Floats = NDArray[np.float64]
 
 
 def watch(data: Payload, network: DLRM, settings: JudgementConfig) -> Judgement:
-    """Replay sampled sessions of the latest events against the live scorer.
+    """Replay sampled sessions of the latest events against the live scorer; see `watching.watch`.
 
     Args:
-        data: the data set that it was made from; its part `latest`, where there is one, has later events, for whose
-            users and items the scorer is carried over by their identifiers.
+        data: the data set that it was made from, and perhaps the `latest`.
         network: the live scorer.
         settings: how many sessions the reference scores, seed and margins.
 
@@ -33,20 +33,21 @@ def watch(data: Payload, network: DLRM, settings: JudgementConfig) -> Judgement:
 
     Raises:
         ValueError: the latest events have other tasks.
-
-    Source:
-        Ours.
     """
-    latest: Payload = data
-    if "latest" in data:
-        latest = data["latest"]
-        network = carried_over(network, Inputs.of(data), Inputs.of(latest))
-    weights = {name: value.numpy().copy() for name, value in network.state_dict().items()}
-    plain = {name: np.asarray(value, np.float64) for name, value in weights.items()}
-    served = Served(copy.deepcopy(network), latest, cache_bytes=CACHE_BYTES)
+    return watching.watch(
+        SCORER,
+        network,
+        data,
+        settings,
+        carried_over=lambda network, old, new: carried_over(network, Inputs.of(old), Inputs.of(new)),
+        opened=lambda network, latest: Served(network, latest, cache_bytes=watching.CACHE_BYTES),
+        reference=lambda network, plain, latest: _reference(network, plain, data, latest),
+    )
+
+
+def _reference(network: DLRM, plain: Mapping[str, Floats], data: Payload, latest: Payload) -> Callable[[int], Floats]:
     # the units of the features are those of the data that it was made from, whatever the latest are like
     known = np.asarray(data["features"], np.float64)[np.asarray(data["train"])]
     features = np.concatenate([np.asarray(latest["features"], np.float64), known])
     counted = {"features": features, "train": np.arange(len(features) - len(known), len(features))}
-    reference = Reference(plain, shape_of(network), Log.of(latest), counted).session
-    return watching.watch(SCORER, served, weights, reference, latest, settings)
+    return Reference(plain, shape_of(network), Log.of(latest), counted).session

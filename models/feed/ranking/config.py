@@ -1,11 +1,10 @@
 """The ranking system's configuration: it builds data, network, training and judgement."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from models.common.configuration import check, setting
@@ -16,8 +15,8 @@ from models.common.transformer import TransformerConfig
 from models.feed.events.contest import JudgementConfig, main_metrics
 from models.feed.events.counting import item_rates
 from models.feed.events.preparation import MovieLensConfig
-from models.feed.events.requests import RequestsConfig, answer
 from models.feed.events.scoring import sizes_of
+from models.feed.events.serving import InService
 from models.feed.events.simulator import sized
 from models.feed.events.splits import Split
 from models.feed.events.table import EventsTableConfig
@@ -33,7 +32,6 @@ from models.feed.ranking.score import batch_logits
 from models.feed.ranking.scorer import Scorer, TokenScorer
 
 if TYPE_CHECKING:
-    from models.feed.events.kept import Ranking
     from models.feed.ranking.service import Served
 
 __all__ = [
@@ -118,7 +116,7 @@ def _training() -> TrainingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankerConfig:
+class RankerConfig(InService):
     """The ranker and how it learns."""
 
     model: Model = setting(
@@ -214,24 +212,6 @@ class RankerConfig:
         network = _ligr(self.network(product["training"]["sizes"]))
         network.load_state_dict(product["weights"])
         return Served(network, data, cache_bytes=Limits(**limits).cache_megabytes * 2**20)  # type: ignore[arg-type]
-
-    def application(
-        self,
-        source: Callable[[], tuple["Ranking", str]],
-        search: Callable[[], tuple[Any, Any, str]] | None = None,
-        **limits: float,
-    ) -> Any:
-        """The HTTP service of whatever `source` gives, and of an index that finds candidates for it."""
-        from models.feed.events.limits import Limits
-        from models.feed.two_stage import application  # FastAPI takes a moment to import, and few need it
-
-        return application(source, search, Limits(**limits))  # type: ignore[arg-type]
-
-    def predict(
-        self, product: Payload, data: Payload, config: RequestsConfig, requests: pa.Table, tell: Callable[[float], None]
-    ) -> tuple[pa.Table, Mapping[str, float]]:
-        """Answers to a table of requests; see `answer`."""
-        return answer(self.open_live(product, data), requests, unknown=config.unknown, tell=tell)
 
 
 @dataclass(frozen=True, kw_only=True)

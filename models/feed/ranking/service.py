@@ -7,7 +7,6 @@ oldest event that is seen moves, and with it the position of all others.
 
 # Shapes: L events of a history, N candidates, T tasks, G codes of unknown items.
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +17,8 @@ from torch import nn
 from models.common.amortised import Cache
 from models.common.contracts import Payload
 from models.feed.events.catalogue import gap_codes
-from models.feed.events.kept import ByteLru, Kept, Outcomes
-from models.feed.events.known import GUESTS, Asked, Identifier, Known, Line, Scores, Told
+from models.feed.events.kept import ByteLru, Kept, OfLog, Outcomes
+from models.feed.events.known import GUESTS, Asked, Identifier, Known, Line, Scores
 from models.feed.ranking.inputs import Inputs, hours
 from models.feed.ranking.network import LiGR
 from models.feed.ranking.score import Ranker
@@ -84,7 +83,7 @@ class _Past(NamedTuple):
         return self.item.nbytes + self.action.nbytes + self.gap.nbytes + self.hour.nbytes
 
 
-class Served:
+class Served(OfLog):
     """A ranker that answers requests; see `models.feed.events.kept.Ranking`.
 
     Args:
@@ -107,28 +106,6 @@ class Served:
         self.known = Known(inputs.events, data["layout"]["categories"], self._ranker.admit)
         self._encoded = ByteLru[tuple[_Past, Cache]](cache_bytes)
         self._outcomes = Outcomes()
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks, the main one first."""
-        return self.known.tasks
-
-    def name(self, user: Identifier) -> Identifier:
-        """A user's identifier as the log writes it."""
-        return self.known.name(user)
-
-    def knows(self, item: Identifier) -> bool:
-        """Whether an item is one of the log's."""
-        return self.known.knows(item)
-
-    def met(self, asked: Asked, told: Kept) -> list[Identifier]:
-        """Items that a user responded to before the moment, oldest first."""
-        return self.known.met(asked, told.of(asked.user))
-
-    def check(self, told: Sequence[Told]) -> list[Told]:
-        """Events with their items as the log writes them; raises `AskError` for one that cannot be counted."""
-        self.known.line(None, told)
-        return self.known.once(told)
 
     @torch.no_grad()
     def rank(self, asked: Asked, told: Kept) -> Scores:
@@ -158,9 +135,6 @@ class Served:
             "histories": len(self._encoded),
             "bytes": self._encoded.nbytes,
         }
-
-    def close(self) -> None:
-        """Nothing is on a disk; what answers still goes on."""
 
     def _history(self, user: Identifier | None, line: Line, seen: int) -> Cache:
         """What is kept of a user's latest events before the moment."""

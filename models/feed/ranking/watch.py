@@ -1,9 +1,5 @@
 """The live ranker held against its float64 reference and against what users did, on the latest events."""
 
-import copy
-
-import numpy as np
-
 from models.common.contracts import Payload
 from models.common.judgement import Judgement
 from models.feed.events import watching
@@ -16,15 +12,12 @@ from models.feed.ranking.score import carried_over
 from models.feed.ranking.service import Served
 from models.feed.recounting import Log
 
-CACHE_BYTES = 64 * 2**20
-
 
 def watch(data: Payload, network: LiGR, settings: JudgementConfig) -> Judgement:
-    """Replay sampled sessions of the latest events against the live ranker.
+    """Replay sampled sessions of the latest events against the live ranker; see `watching.watch`.
 
     Args:
-        data: the data set that it was made from; its part `latest`, where there is one, has later events, for whose
-            users and items the ranker is carried over by their identifiers.
+        data: the data set that it was made from, and perhaps the `latest`.
         network: the live ranker.
         settings: how many sessions the reference scores, seed and margins.
 
@@ -33,16 +26,13 @@ def watch(data: Payload, network: LiGR, settings: JudgementConfig) -> Judgement:
 
     Raises:
         ValueError: the latest events have other tasks.
-
-    Source:
-        Ours.
     """
-    latest: Payload = data
-    if "latest" in data:
-        latest = data["latest"]
-        network = carried_over(network, Inputs.of(data), Inputs.of(latest))
-    weights = {name: value.numpy().copy() for name, value in network.state_dict().items()}
-    plain = {name: np.asarray(value, np.float64) for name, value in weights.items()}
-    served = Served(copy.deepcopy(network), latest, cache_bytes=CACHE_BYTES)
-    reference = Reference(plain, shape_of(network), Log.of(latest)).session
-    return watching.watch(RANKER, served, weights, reference, latest, settings)
+    return watching.watch(
+        RANKER,
+        network,
+        data,
+        settings,
+        carried_over=lambda network, old, new: carried_over(network, Inputs.of(old), Inputs.of(new)),
+        opened=lambda network, latest: Served(network, latest, cache_bytes=watching.CACHE_BYTES),
+        reference=lambda network, plain, latest: Reference(plain, shape_of(network), Log.of(latest)).session,
+    )
