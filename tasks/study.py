@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
+import torch
 from prefect import get_run_logger, task
 from prefect.task_runners import ProcessPoolTaskRunner
 
@@ -90,7 +91,8 @@ def conclude(config: Studied, data: Dataset) -> Model:
 def attempt(trial: Callable[[Any], Dataset], configs: Sequence[Any], concurrency: int) -> list[Dataset]:
     """Run every trial of a study, some at a time.
 
-    Trials at a time are processes apart, for a training owns the random stream of its process.
+    Trials at a time are processes apart, for a training owns the random stream of its process. Each computes with as
+    many threads as this process, for the order of sums depends on it: a trial has the same bits either way.
 
     Args:
         trial: a flow that runs one trial, by its configuration.
@@ -107,10 +109,12 @@ def attempt(trial: Callable[[Any], Dataset], configs: Sequence[Any], concurrency
         return [trial(config) for config in configs]
     with ProcessPoolTaskRunner(max_workers=concurrency) as runner:
         apart = task(name="trial", persist_result=False)(_apart)
-        futures = [runner.submit(apart, {"trial": trial, "config": config}) for config in configs]
+        threads = torch.get_num_threads()
+        futures = [runner.submit(apart, {"trial": trial, "config": config, "threads": threads}) for config in configs]
         return [future.result() for future in futures]
 
 
-def _apart(trial: Callable[[Any], Dataset], config: Any) -> Dataset:
+def _apart(trial: Callable[[Any], Dataset], config: Any, threads: int) -> Dataset:
     """One trial in a process of its own."""
+    torch.set_num_threads(threads)
     return trial(config)
