@@ -94,11 +94,11 @@ READ_FORM = """
   };
   const kinds = [
     ['editor', '.p-code-input, .cm-editor, [class*=kind-json]'],
+    ['list', '.schema-form-property-array'],
     ['number', 'input[type=number]'],
     ['date', '.p-date-input'],
     ['choice', '.p-select'],
     ['switch', '[role=switch]'],
-    ['list', '.schema-form-property-array'],
     ['group', '.schema-form-property-object'],
     ['text', 'textarea, input[type=text]'],
   ];
@@ -293,18 +293,31 @@ class Field:
 
 
 def expected(deployment: Mapping[str, Any]) -> list[Field]:
-    """The fields that a deployment's form must show, with the values of its preset."""
+    """The fields that a deployment's form must show, with the values of its preset, and those of all items of lists."""
     schema = deployment["parameter_openapi_schema"]
     found = dict(fields(schema, {"properties": schema["properties"]}))
-    return [
-        Field(
-            path=tuple(f"{found['.'.join(names[: depth + 1])]['title']} (Optional)" for depth in range(len(names))),
-            help=plainly(node["description"]),
-            kind=widget(node),
-            value=preset(deployment["parameters"], found, names),
-        )
-        for names, node in ((path.split("."), node) for path, node in found.items())
-    ]
+    every: list[Field] = []
+    for names, node in ((path.split("."), node) for path, node in found.items()):
+        titles = tuple(label(found[".".join(names[: depth + 1])]) for depth in range(len(names)))
+        value = preset(deployment["parameters"], found, names)
+        every.append(Field(path=titles, help=plainly(node["description"]), kind=widget(node), value=value))
+        if node.get("type") == "array" and "$ref" in node["items"]:
+            every += [one for item in value for one in item_fields(schema, node["items"], titles, item)]
+    return every
+
+
+def item_fields(
+    schema: Mapping[str, Any], item: Mapping[str, Any], above: tuple[str, ...], values: Mapping[str, Any]
+) -> Iterator[Field]:
+    """The fields of an item of a list; items lie under the title of their list, one after another."""
+    for name, node in fields(dict(schema), dict(item)):
+        value = values.get(name, node.get("default"))
+        yield Field(path=(*above, label(node)), help=plainly(node["description"]), kind=widget(node), value=value)
+
+
+def label(node: Mapping[str, Any]) -> str:
+    """What stands over a field that has a default."""
+    return f"{node['title']} (Optional)"
 
 
 def widget(node: Mapping[str, Any]) -> str:
@@ -370,7 +383,7 @@ def look_at_forms(visit: Visit, browser: Browser) -> None:
 
 def look_at_form(visit: Visit, page: Page, deployment: Mapping[str, Any], other: BrowserContext) -> None:
     """Compare a form with the schema, field by field."""
-    wanted = {one.path: one for one in expected(deployment)}
+    wanted = expected(deployment)
     form: list[dict[str, Any]] = []
 
     def drawn() -> bool:
@@ -381,7 +394,7 @@ def look_at_form(visit: Visit, page: Page, deployment: Mapping[str, Any], other:
     wrong = wrong_fields(wanted, form)
     second = other.new_page()
     second.goto(f"{visit.prefect}/v2/deployments/deployment/{deployment['id']}/run")
-    words = Counter(word for one in wanted.values() for word in (one.path[-1], one.help))
+    words = Counter(word for one in wanted for word in (one.path[-1], one.help))
 
     def unread() -> list[str]:
         text = plainly(second.locator("body").inner_text())
@@ -402,13 +415,21 @@ def look_at_form(visit: Visit, page: Page, deployment: Mapping[str, Any], other:
     visit.see("every field: title, help, widget, the preset's value; no editor", not bad, shortened(said))
 
 
-def wrong_fields(wanted: Mapping[tuple[str, ...], Field], form: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Fields that are not as they must be, by what is wrong."""
-    have = {tuple(one["path"]): one for one in form}
-    both = [(one, have[path]) for path, one in wanted.items() if path in have]
+def wrong_fields(wanted: Sequence[Field], form: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Fields that are not as they must be, by what is wrong; of those with one path the first is held to the first."""
+    left: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for shown in form:
+        left.setdefault(tuple(shown["path"]), []).append(shown)
+    both: list[tuple[Field, Mapping[str, Any]]] = []
+    absent = []
+    for one in wanted:
+        if left.get(one.path):
+            both.append((one, left[one.path].pop(0)))
+        else:
+            absent.append(" > ".join(one.path))
     return {
-        "no such label": [" > ".join(path) for path in wanted if path not in have],
-        "not in the schema": [" > ".join(path) for path in have if path not in wanted],
+        "no such label": absent,
+        "not in the schema": [" > ".join(path) for path, rest in left.items() for _ in rest],
         "another help line": [one.path[-1] for one, shown in both if plainly(shown["help"]) != one.help],
         "another widget": [f"{one.path[-1]} ({shown['kind']})" for one, shown in both if shown["kind"] != one.kind],
         "another value": [
