@@ -2,14 +2,16 @@
 
 # Shapes: E test events, U users, R resamples.
 
+import argparse
 import dataclasses
 import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 import safetensors.torch
@@ -26,11 +28,13 @@ from models.feed.events.metrics import (
     normalized_entropy,
 )
 from models.feed.events.splits import Split
-from models.feed.ranking.config import RankerConfig
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.score import served_logits
 
 Floats = NDArray[np.float64]
+Asked = ParamSpec("Asked")
+Scored = tuple[Any, NDArray[Any], NDArray[Any]]
+"""Events, row numbers (E) of the test part and their logits (E, T)."""
 
 RESAMPLES = 2000
 DECILES = 10
@@ -87,6 +91,12 @@ def luck(chance: Floats, draws: int = 100) -> float:
     return float(np.mean(drawn))
 
 
+def served(network: Any, data: Payload) -> Scored:
+    """Logits of a ranker for the test part, one request after another."""
+    inputs = Inputs.of(data)
+    return inputs.events, *served_logits(network, inputs, inputs.sessions_of(Split.from_payload(data).test))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Runs:
     """A folder of trainings, each under the digest of what it was made from.
@@ -96,16 +106,18 @@ class Runs:
     Attributes:
         folder: where they lie.
         name: what stands before the digests; says which data.
+        score: gives the logits of a network for the test part of a data set.
     """
 
     folder: Path
     name: str
+    score: Callable[[Any, Payload], Scored] = served
 
-    def trained(self, ranker: RankerConfig, prepare: Callable[[], Payload], seed_of_data: int = 0) -> dict[str, Any]:
+    def trained(self, ranker: Any, prepare: Callable[[], Payload], seed_of_data: int = 0) -> dict[str, Any]:
         """What is known of a training: the file `run.json` of its folder.
 
         Args:
-            ranker: what is trained.
+            ranker: the configuration that is trained.
             prepare: makes the data, when they are needed.
             seed_of_data: of a simulated feed.
         """
@@ -123,26 +135,25 @@ class Runs:
         found: dict[str, Any] = json.loads((folder / "run.json").read_text())
         return found
 
-    def network(self, ranker: RankerConfig, known: Mapping[str, Any], seed_of_data: int = 0) -> Any:
+    def network(self, ranker: Any, known: Mapping[str, Any], seed_of_data: int = 0) -> Any:
         """The network of a training, in evaluation mode."""
         network = ranker.network(known["sizes"]).eval()
         weights = safetensors.torch.load_file(self._folder(ranker, seed_of_data) / "weights.safetensors")
         network.load_state_dict(weights)
         return network
 
-    def tested(self, ranker: RankerConfig, prepare: Callable[[], Payload], seed_of_data: int = 0) -> Tested:
-        """Scores of the test part, one request after another."""
+    def tested(self, ranker: Any, prepare: Callable[[], Payload], seed_of_data: int = 0) -> Tested:
+        """What a training says of the test part."""
         known = self.trained(ranker, prepare, seed_of_data)
         file = self._folder(ranker, seed_of_data) / "test.npz"
         if not file.exists():
             data = prepare()
-            inputs, split = Inputs.of(data), Split.from_payload(data)
             network = self.network(ranker, known, seed_of_data)
-            rows, logit = served_logits(network, inputs, inputs.sessions_of(split.test))
+            events, rows, logit = self.score(network, data)
             np.savez(
                 file,
-                user=inputs.events.user[rows],
-                label=inputs.events.label[rows],
+                user=events.user[rows],
+                label=events.label[rows],
                 score=logit[:, 0].astype(np.float64),
                 chance=network.chances(logit)[:, 0],
             )
@@ -151,9 +162,35 @@ class Runs:
                 **{name: parts[name] for name in parts.files}, epoch=known["best_epoch"], cpu_s=known["cpu_s"]
             )
 
-    def _folder(self, ranker: RankerConfig, seed_of_data: int) -> Path:
+    def _folder(self, ranker: Any, seed_of_data: int) -> Path:
         told = json.dumps([dataclasses.asdict(ranker), self.name, seed_of_data], sort_keys=True)
-        return self.folder / f"{self.name}-{ranker.model}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+        model = getattr(ranker, "model", "scorer")
+        return self.folder / f"{self.name}-{model}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+
+
+def limited(prepare: Callable[Asked, Payload], most: float) -> Callable[Asked, Payload]:
+    """The same data sets, each made once; refused when the time is spent, so that no training begins any more.
+
+    Args:
+        prepare: makes a data set.
+        most: CPU seconds from now on; 0: no limit.
+    """
+    begun, made = time.process_time(), cache(prepare)
+
+    def within(*args: Asked.args, **kwargs: Asked.kwargs) -> Payload:
+        if most and time.process_time() - begun > most:
+            raise SpentError
+        return made(*args, **kwargs)  # type: ignore[arg-type]
+
+    return within
+
+
+def movielens_files(name: str, parser: argparse.ArgumentParser) -> dict[str, Path]:
+    """Ratings and films of a folder with one `*.inter` and one `*.item`, packed or not; what else ends the command."""
+    inter, item = (sorted(Path(name).glob(f"*.{kind}*")) for kind in ("inter", "item"))
+    if len(inter) != 1 or len(item) != 1:
+        parser.error(f"--data {name}: there must be one *.inter and one *.item, got {len(inter)} and {len(item)}.")
+    return {"ratings": inter[0], "movies": item[0]}
 
 
 def spread(values: Sequence[float], digits: int = 4) -> str:

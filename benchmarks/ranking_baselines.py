@@ -11,18 +11,27 @@ goes on, and `--most` ends one after so many CPU seconds.
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from benchmarks._trained import Runs, SpentError, Tested, luck, markdown, one_thread, paired, spread
+from benchmarks._trained import (
+    Runs,
+    SpentError,
+    Tested,
+    limited,
+    luck,
+    markdown,
+    movielens_files,
+    one_thread,
+    paired,
+    spread,
+)
 from models.common.contracts import Payload
 from models.feed.events.counting import item_rates
 from models.feed.events.metrics import (
@@ -32,6 +41,7 @@ from models.feed.events.metrics import (
     grouped_auc,
     normalized_entropy,
 )
+from models.feed.events.rates import EVER
 from models.feed.events.splits import Split
 from models.feed.ranking.config import NETWORKS, DataConfig, Model, MovieLensConfig, RankerConfig, movielens, tiny
 from models.feed.ranking.inputs import Inputs
@@ -45,9 +55,15 @@ Change = Mapping[str, Mapping[str, Any]]
 SEARCH: Mapping[Model, tuple[Change, ...]] = {
     "ligr": (
         {"architecture": {"setwise": False}},
-        {"architecture": {"session_layers": 1}},
-        {"architecture": {"session_layers": 1}, "block": {"dropout": 0.3}},
-        {"architecture": {"session_layers": 1}, "block": {"layers": 2}},
+        {"architecture": {"setwise": False, "rate_days": EVER}, "objective": {"smoothing": 0.0, "prior": 20.0}},
+        {
+            "architecture": {"setwise": False, "rate_days": EVER, "user_rate": True},
+            "objective": {"smoothing": 0.0, "prior": 20.0},
+        },
+        {
+            "architecture": {"setwise": False, "rate_days": EVER, "user_rate": True},
+            "objective": {"smoothing": 0.0, "prior": 20.0, "cut": 0.0},
+        },
     ),
     "logistic": (
         {"objective": {"cut": 0.0}, "training": {"learning_rate": 1e-2, "epochs": 5}},
@@ -112,10 +128,10 @@ def main(options: Sequence[str] = ()) -> None:
         parser.error("--configurations must be 1 to 4 and --seeds at least 1.")
     one_thread()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    world = _world(chosen.data, parser)
+    world = world_of(chosen.data, parser)
     folder = Path(chosen.runs or Path(tempfile.gettempdir()) / "headrace" / "ranking_baselines")
     runs = Runs(folder=folder, name=world.name)
-    prepare = _limited(world, chosen.most)
+    prepare = limited(world.prepare, chosen.most)
     try:
         count = chosen.configurations
         searched = {model: _search(world, runs, model, count, prepare, console) for model in chosen.models}
@@ -131,19 +147,6 @@ def main(options: Sequence[str] = ()) -> None:
         console.print(f"wrote {PAGE.relative_to(PAGE.parent.parent.parent)}")
 
 
-def _limited(world: World, most: float) -> Callable[[], Payload]:
-    """The data set, made once; refused when the time is spent, so no training begins any more."""
-    begun = time.process_time()
-    made = cache(world.prepare)
-
-    def prepare() -> Payload:
-        if most and time.process_time() - begun > most:
-            raise SpentError
-        return made()
-
-    return prepare
-
-
 def simulated() -> World:
     """A small feed, and a ranker from which every change of `SEARCH` makes another one."""
     preset = tiny()
@@ -156,17 +159,15 @@ def simulated() -> World:
     return World(name="simulator", data=preset.data, files={}, base=base)
 
 
-def _world(name: str, parser: argparse.ArgumentParser) -> World:
+def world_of(name: str, parser: argparse.ArgumentParser) -> World:
+    """The data of `--data`: the simulator, or the folder of that name; another name ends the command."""
     if name == "simulator":
         return simulated()
-    folder = Path(name)
-    inter, item = (sorted(folder.glob(f"*.{kind}*")) for kind in ("inter", "item"))
-    if len(inter) != 1 or len(item) != 1:
-        parser.error(f"--data {name}: there must be one *.inter and one *.item, got {len(inter)} and {len(item)}.")
-    files = MovieLensConfig(ratings=str(inter[0]), movies=str(item[0]))
+    found = movielens_files(name, parser)
+    files = MovieLensConfig(ratings=str(found["ratings"]), movies=str(found["movies"]))
     data = DataConfig(name="movielens", source="movielens", movielens=files)
-    stem = inter[0].name.split(".")[0]
-    return World(name=stem, data=data, files={"ratings": inter[0], "movies": item[0]}, base=movielens().ranker)
+    stem = found["ratings"].name.split(".")[0]
+    return World(name=stem, data=data, files=found, base=movielens().ranker)
 
 
 def configured(base: RankerConfig, model: Model, change: Change, seed: int) -> RankerConfig:
@@ -289,9 +290,10 @@ def _page(
         "of several seeds, standard deviation.",
         "",
         "LiGR, DIN, SASRec and HSTU are told the same inputs: item, categories, responses, gap, order, and the hour "
-        "where the preset says so. Logistic regression and DCNv2 have 23 features counted from everything before the "
-        "session, events of the validation and test parts before it included; the weights of all models are those of "
-        "the training part.",
+        "where the preset says so; LiGR with `rate_days` and `user_rate` two more, the rates of item and user counted "
+        "from everything before the session. Logistic regression and DCNv2 have 23 features counted likewise, events "
+        "of the validation and test parts before the session included; the weights of all models are those of the "
+        "training part.",
         "",
         *markdown(
             ("model", "AUC", "gAUC", "normalized entropy", "ECE, 15 bins", "ECE of luck", "predicted / observed",

@@ -19,11 +19,9 @@ found again, as in `ranking_baselines`.
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from benchmarks._trained import Runs, SpentError, Tested, markdown, one_thread, paired, spread
+from benchmarks._trained import Runs, SpentError, Tested, limited, markdown, one_thread, paired, spread
 from models.common.contracts import Payload
 from models.feed.events.metrics import (
     auc,
@@ -55,11 +53,15 @@ WEIGHTS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 SEARCH: tuple[Mapping[str, Mapping[str, Any]], ...] = (
     {"objective": {"recency_days": 0.0}, "training": {"average": 0.98}},
     {},
-    {"objective": {"recency_days": 0.0}, "training": {"average": 0.98}, "architecture": {"session_layers": 1}},
-    {"objective": {"recency_days": 0.0, "smoothing": 10.0}, "training": {"average": 0.98}},
+    {"objective": {"recency_days": 0.0}, "training": {"average": 0.98}, "architecture": {"company": 2}},
+    {
+        "objective": {"recency_days": 0.0},
+        "training": {"average": 0.98},
+        "architecture": {"company": 2, "session_layers": 1},
+    },
 )
-"""Changes to the ranker of the preset, tried of both rankers. Blocks of a session are for the set-wise one alone; the
-pointwise one has as many more over the history instead."""
+"""Changes to the ranker of the preset, tried of both rankers. Blocks of a session and company are for the set-wise one
+alone; the pointwise one has a block more over the history for each instead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ def main(options: Sequence[str] = ()) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     folder = Path(chosen.runs or Path(tempfile.gettempdir()) / "headrace" / "ranking_setwise")
     runs = Runs(folder=folder, name=f"feed-{chosen.size}{'-tasteless' if chosen.tasteless else ''}")
-    prepare = _limited(_feed(chosen), chosen.most)
+    prepare = _prepared(_feed(chosen), chosen.most)
     try:
         tried = {setwise: _search(chosen, runs, prepare, setwise=setwise) for setwise in (True, False)}
         best = {setwise: max(found, key=lambda one: one[1])[0] for setwise, found in tried.items()}
@@ -111,18 +113,9 @@ def _feed(chosen: argparse.Namespace) -> DataConfig:
     return replace(data, simulator=replace(data.simulator, affinity=taste))
 
 
-def _limited(data: DataConfig, most: float) -> Callable[[int], Payload]:
-    """The feed of a seed; refused when the time is spent, so that no training begins any more."""
-    begun = time.process_time()
-    made = cache(lambda seed: replace(data, simulator=replace(data.simulator, seed=seed)).prepare({}))
-
-    def prepare(seed: int) -> Payload:
-        if most and time.process_time() - begun > most:
-            raise SpentError
-        found: Payload = made(seed)
-        return found
-
-    return prepare
+def _prepared(data: DataConfig, most: float) -> Callable[[int], Payload]:
+    """Makes the feed of a seed; see `limited`."""
+    return limited(lambda seed: replace(data, simulator=replace(data.simulator, seed=seed)).prepare({}), most)
 
 
 def configured(size: str, change: Mapping[str, Mapping[str, Any]], seed: int, *, setwise: bool) -> RankerConfig:
@@ -131,7 +124,8 @@ def configured(size: str, change: Mapping[str, Mapping[str, Any]], seed: int, *,
     shape = dict(change.get("architecture", {}))
     block = base.architecture.transformer
     if not setwise:
-        block = replace(block, layers=block.layers + shape.pop("session_layers", 0))
+        more = shape.pop("session_layers", 0) + (shape.pop("company", 0) > 0)
+        block = replace(block, layers=block.layers + more)
     return replace(
         base,
         architecture=replace(base.architecture, transformer=block, setwise=setwise, **shape),

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from models.common.attention import Attention, Sight, rotation
 from models.common.transformer import TransformerConfig
-from models.feed.ranking.counts import COUNTS
+from models.feed.ranking.counts import COUNTS, Counter, Features
 from models.feed.ranking.network import Batch, NetworkConfig
 from models.feed.ranking.scorer import Scorer, TokenScorer
 
@@ -42,7 +42,10 @@ class Logistic(Scorer):
         2007, "Predicting clicks".
     """
 
-    counted = True
+    @classmethod
+    def counter(cls, config: NetworkConfig) -> Counter | None:
+        """All counting features."""
+        return Features()
 
     def __init__(self, *, tasks: int, config: NetworkConfig, **others: int) -> None:
         super().__init__(tasks, config)
@@ -91,7 +94,10 @@ class CrossNetwork(TokenScorer):
         et al. 2024, "LiRank").
     """
 
-    counted = True
+    @classmethod
+    def counter(cls, config: NetworkConfig) -> Counter | None:
+        """All counting features."""
+        return Features()
 
     def __init__(self, *, users: int, items: int, categories: int, tasks: int, config: NetworkConfig) -> None:
         super().__init__(users=users, items=items, categories=categories, tasks=tasks, config=config)

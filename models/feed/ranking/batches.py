@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.feed.ranking.counts import counts_of, past_of
+from models.feed.ranking.counts import Counter
 from models.feed.ranking.inputs import Inputs, gap_codes, hours
 from models.feed.ranking.network import Batch
 
@@ -155,7 +155,7 @@ def batch_of(inputs: Inputs, rows: Rows, chosen: Integers, weight_E: Floats, cou
         rows: all rows.
         chosen: which.
         weight_E: what each event of the log counts in the loss when it is a candidate.
-        counts_CF: counting features of the candidates of all rows; None for a network that asks for none.
+        counts_CF: what is counted of the candidates of all rows; None for a network that asks for nothing.
 
     Returns:
         The batch; padded to its longest row.
@@ -244,7 +244,7 @@ class SessionBatches:
         batch_size: rows of a step over all processes.
         seed: of the order.
         cut: share of the sessions that are cut in two, other ones in each epoch; see `cut_in_two`.
-        counted: whether candidates come with counting features.
+        counter: what is counted of candidates; None for nothing.
         rank: this process.
         processes: how many there are.
 
@@ -261,7 +261,7 @@ class SessionBatches:
         batch_size: int,
         seed: int,
         cut: float = 0.0,
-        counted: bool = False,
+        counter: Counter | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
@@ -271,7 +271,7 @@ class SessionBatches:
                 f"processes or give more sessions."
             )
         self._inputs, self._rows, self._weight = inputs, rows, weight_E
-        self._cut, self._past = cut, past_of(inputs) if counted else None
+        self._cut, self._count = cut, None if counter is None else counter.of(inputs)
         self._size = min(batch_size, len(rows)) // processes * processes
         self._seed, self._rank, self._processes = seed, rank, processes
         self._cost = rows.length + np.diff(rows.start)
@@ -296,6 +296,6 @@ class SessionBatches:
         rows = self._rows
         if self._cut:
             rows = cut_in_two(self._inputs, rows, self._cut, np.random.default_rng([self._seed, number, 1]))
-        counts = counts_of(self._past, rows.row, rows.began) if self._past is not None else None
+        counts = None if self._count is None else self._count(rows.row, rows.began)
         for chosen in self.order(number):
             yield batch_of(self._inputs, rows, chosen[self._rank :: self._processes], self._weight, counts)

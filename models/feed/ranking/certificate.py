@@ -27,6 +27,11 @@ BATCH = 2e-5
 """How far, in logits, the scores of a batch may be from those of one request after another."""
 
 
+DAY = 86_400
+SMOOTHING = 10.0
+"""Events of the overall rate in every rate."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """What the weights alone do not say of a network."""
@@ -37,6 +42,8 @@ class Shape:
     self_key: bool
     rotary: bool
     window: int
+    rate_days: int = 0
+    user_rate: bool = False
 
 
 class WrittenOut(Protocol):
@@ -139,11 +146,53 @@ class Reference:
         if "users.weight" in w:
             shared = shared + w["users.weight"][log.user[rows[0]]]
         shown = [self._item(int(log.item[row])) + shared for row in rows]
+        rates = [self._rates(int(row), began) for row in rows]
+        if "rate.weight" in w:
+            shown = [token + w["rate.weight"] @ told for token, told in zip(shown, rates, strict=True)]
         apart = any(name.startswith("session.") for name in w)
         hidden = self._stack("transformer", np.array(event + shown), len(past), together=not apart)[len(past) :]
         if apart:
             hidden = self._stack("session", hidden, 0, together=True)
-        return np.array([self._head(one) for one in hidden]) + w["bias.weight"][log.item[rows]]
+        if "company.look.weight" in w:
+            hidden = self._accompanied(hidden, [self._item(int(log.item[row])) for row in rows])
+        out = np.array([self._head(one) for one in hidden]) + w["bias.weight"][log.item[rows]]
+        return out + np.array(rates) @ w["odds.weight"].T if "odds.weight" in w else out
+
+    def _accompanied(self, hidden: Floats, vector: list[Floats]) -> Floats:
+        """Candidates that are told how many others are like them."""
+        w, out = self._w, hidden.copy()
+        width = hidden.shape[1]
+        for here, seen in enumerate(vector):
+            counts = []
+            for way, sharpness in enumerate(np.exp(w["company.sharpness"])):
+                look = w["company.look.weight"][way * width : (way + 1) * width]
+                own = look @ seen
+                total = 0.0
+                for there, other in enumerate(vector):
+                    if there != here:
+                        theirs = look @ other
+                        size = max(float(np.linalg.norm(own)), 1e-12) * max(float(np.linalg.norm(theirs)), 1e-12)
+                        total += float(np.exp(sharpness * (own @ theirs / size - 1)))
+                counts.append(total)
+            gate = sigmoid(w["company.gate.weight"] @ hidden[here] + w["company.gate.bias"])
+            out[here] += w["company.outward.weight"] @ np.array(counts) * gate
+        return out
+
+    def _rates(self, row: int, moment: int) -> Floats:
+        """Log-odds of the rates of a row's item and user before a moment, those that are told."""
+        log, days = self.log, self._shape.rate_days
+        age = moment - log.time
+        of_item = (log.item == log.item[row]) & (age > 0) & (age <= days * DAY)
+        of_user = (log.user == log.user[row]) & (age > 0)
+        told = [of_item] * (days > 0) + [of_user] * self._shape.user_rate
+        return np.array([self._odds(log.action[which, 0], moment) for which in told])
+
+    def _odds(self, label: Floats, moment: int) -> float:
+        """Log-odds of the rate of some events, smoothed by that of all before a moment."""
+        before = self.log.action[self.log.time < moment, 0]
+        overall = (before.sum() + 1) / (len(before) + 2)
+        chance = (label.sum() + SMOOTHING * overall) / (len(label) + SMOOTHING)
+        return float(np.log(chance) - np.log(1 - chance))
 
     def _hour(self, table: str, time: int) -> Floats | float:
         name = f"{table}.weight"

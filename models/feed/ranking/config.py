@@ -23,7 +23,6 @@ from models.feed.events.table import EventsTableConfig
 from models.feed.ranking import judge as judging
 from models.feed.ranking.baselines import BASELINES
 from models.feed.ranking.batches import SessionBatches, candidate_weights, rows_of
-from models.feed.ranking.counts import check_counts
 from models.feed.ranking.data import DataConfig
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.loss import impression_loss
@@ -172,9 +171,9 @@ class RankerConfig(InService):
         weight = candidate_weights(
             inputs, split.train, recency_days=self.objective.recency_days, position=self.objective.position
         )
-        counted = NETWORKS[self.model].counted
-        if counted:
-            check_counts(inputs, split.train)
+        counter = NETWORKS[self.model].counter(self.architecture)
+        if counter is not None:
+            counter.check(inputs, split.train)
         return SessionBatches(
             inputs,
             rows,
@@ -182,7 +181,7 @@ class RankerConfig(InService):
             batch_size=self.training.batch_size,
             seed=self.training.seed,
             cut=self.objective.cut,
-            counted=counted,
+            counter=counter,
             rank=rank,
             processes=processes,
         )
@@ -239,8 +238,11 @@ class RankingConfig:
             "gate": block.gate,
             "setwise": network.setwise,
             "session_layers": network.session_layers,
+            "company": network.company,
             "history": network.history,
             "hour": network.hour,
+            "rate_days": network.rate_days,
+            "user_rate": network.user_rate,
             "item_width": network.item_width,
             "head": network.head,
             "dropout": block.dropout,

@@ -1,4 +1,4 @@
-"""What the ranker is told of an event and of a candidate, as arrays: seven inputs, all of them known when it is asked.
+"""What the ranker is told of an event and of a candidate, as arrays; all of it is known when it is asked.
 
     1 item         its identity
     2 categories   those of the item
@@ -7,6 +7,10 @@
     5 hour         hour of the day, UTC
     6 order        the place in the history, by rotary positions
     7 user         her identity; of candidates alone
+    8 rates        log-odds of the item's rate in the last days, whoever's events they are, and of the user's rate; of
+                   candidates alone
+
+The last two and the hour are told where `NetworkConfig` says so; no preset tells more than seven.
 
 A session is asked about at the moment when it begins. The user's events strictly before that moment are its history,
 the latest `history` of them. Nothing of the session itself is told but the items that it shows.
@@ -15,6 +19,7 @@ the latest `history` of them. Nothing of the session itself is told but the item
 # Shapes: E events, S sessions, Q sessions asked about, L events of a history.
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,7 @@ from numpy.typing import NDArray
 from models.common.contracts import Payload
 from models.feed.events.catalogue import GAPS, Catalogue, catalogue_of, gap_codes, gaps
 from models.feed.events.histories import Histories
+from models.feed.events.rates import PastRates
 from models.feed.events.table import Events
 
 Integers = NDArray[np.int64]
@@ -111,6 +117,16 @@ class Inputs:
             seen=seen,
             session_gap=np.where(last >= 0, gap_codes(elapsed), 0),
         )
+
+    @cached_property
+    def item_rates(self) -> PastRates:
+        """What counts the events of items; raises `ValueError` when the log has no times."""
+        return PastRates.of(self.events, "item")
+
+    @cached_property
+    def user_rates(self) -> PastRates:
+        """What counts the events of users; raises `ValueError` when the log has no times."""
+        return PastRates.of(self.events, "user")
 
     def sessions_of(self, rows: NDArray[Any]) -> Integers:
         """(Q) numbers of the sessions that have at least one of some rows, in the order of sessions."""

@@ -96,4 +96,6 @@ def shape_of(network: Scorer) -> Shape:
         self_key=block.self_key,
         rotary=block.rotary,
         window=block.window,
+        rate_days=config.rate_days,
+        user_rate=config.user_rate,
     )

@@ -1,13 +1,15 @@
 """The ranker's network: the gated transformer over events and candidates, a head for each task, calibration.
 
-    logit_t    = head_t(session(transformer(history, candidates))) + b_t[i]
+    logit_t    = head_t(company(session(transformer(history, candidates)))) + b_t[i] + a_t . rates
     chance_t   = step_t(logit_t)                                       isotonic, fitted on the validation part
 
-`transformer` shows a candidate the history and itself, `session` the candidates of its session and itself. Tokens of
-events and candidates are those of `scorer`.
+`transformer` shows a candidate the history and itself, `session` the candidates of its session and itself, and
+`company` tells it how many of these are like it. Tokens of events and candidates are those of `scorer`. Where
+candidates are told rates, as log-odds, they are in the token, each times a vector, and in the logit besides, with
+weights that begin at one for the main task, at zero for others.
 """
 
-# Shapes: B rows of a batch, L events (padded), N candidates (padded), T tasks, F counting features.
+# Shapes: B rows of a batch, L events (padded), N candidates (padded), D width, T tasks, F numbers of a candidate.
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -18,7 +20,12 @@ from torch import Tensor, nn
 from models.common.configuration import check, setting
 from models.common.transformer import Transformer, TransformerConfig
 from models.feed.events.catalogue import Catalogue
+from models.feed.ranking.company import Company
+from models.feed.ranking.counts import Counter, Rates
 from models.feed.ranking.scorer import TokenScorer
+
+RATE_STD = 0.3
+"""How much of a token a rate is at the start, relative to an embedding."""
 
 
 def _transformer() -> TransformerConfig:
@@ -45,8 +52,27 @@ class NetworkConfig:
         ge=0,
         le=16,
     )
+    company: int = setting(
+        0,
+        "Ways of company",
+        "In how many ways a candidate is told how many others of its session are like it, 0 to 64; 0: it is not told. "
+        "Without set-wise there are none.",
+        ge=0,
+        le=64,
+    )
     user: bool = setting(False, "User", "Whether a candidate is told who the user is, besides her history.")
     hour: bool = setting(True, "Hour", "Whether events and candidates are told the hour of the day.")
+    rate_days: int = setting(
+        0,
+        "Days of the rate",
+        "A candidate is told the rate of its item's events, whoever's, in so many days before the session, 0 to "
+        "100000; 0: it is not told. With it, leave ObjectiveConfig.smoothing at 0: both would count the same.",
+        ge=0,
+        le=100_000,
+    )
+    user_rate: bool = setting(
+        False, "Rate of the user", "Whether a candidate is told the rate of all the user's events before the session."
+    )
     head: Literal["linear", "mlp"] = setting(
         "mlp", "Head", "What makes logits of a candidate: one matrix, or one hidden layer of the transformer's width."
     )
@@ -66,6 +92,16 @@ class NetworkConfig:
     def session(self) -> TransformerConfig | None:
         """Blocks over the candidates of a session; None when there are none."""
         return replace(self.transformer, layers=self.session_layers) if self.setwise and self.session_layers else None
+
+    @property
+    def rates(self) -> int:
+        """How many rates a candidate is told."""
+        return (self.rate_days > 0) + self.user_rate
+
+    @property
+    def ways(self) -> int:
+        """In how many ways candidates know their company."""
+        return self.company if self.setwise else 0
 
     @property
     def joint(self) -> bool:
@@ -92,7 +128,7 @@ class Batch(NamedTuple):
         weight: (B, N) what each counts in the loss; 0 for padding.
         total: what all candidates of an epoch count together.
         catalogue: categories of all items.
-        counts: (B, N, F) counting features of the candidates; (B, N, 0) for a network that asks for none.
+        counts: (B, N, F) what is counted of the candidates; (B, N, 0) for a network that asks for nothing.
     """
 
     event_item: Tensor
@@ -136,15 +172,34 @@ class LiGR(TokenScorer):
         hidden = [nn.Linear(width, width), nn.SiLU()] if config.head == "mlp" else []
         self.head = nn.Sequential(*hidden, nn.Linear(width, tasks))
         self.begin()
+        self.rate, self.odds = None, None
+        if config.rates:
+            self.rate = nn.Linear(config.rates, width, bias=False)
+            nn.init.normal_(self.rate.weight, std=RATE_STD * width**-0.5)
+            self.odds = nn.Linear(config.rates, tasks, bias=False)
+            nn.init.zeros_(self.odds.weight)
+            nn.init.ones_(self.odds.weight[0])
+        self.company = Company(width, config.ways) if config.ways else None
 
-    def logits(self, hidden: Tensor, item: Tensor) -> Tensor:
-        """A logit for each task (..., T) of hidden states (..., D) and the items behind them."""
+    @classmethod
+    def counter(cls, config: NetworkConfig) -> Counter | None:
+        """The rates that are told."""
+        return Rates(config.rate_days, config.user_rate) if config.rates else None
+
+    def rated(self, token: Tensor, rate: Tensor | None) -> Tensor:
+        """Tokens of candidates (..., D) that are told log-odds of rates (..., F) too, where the network is."""
+        return token if self.rate is None else token + self.rate(rate)
+
+    def logits(self, hidden: Tensor, item: Tensor, rate: Tensor | None) -> Tensor:
+        """A logit for each task (..., T) of hidden states (..., D), the items behind them and the rates (..., F)."""
         out: Tensor = self.head(hidden) + self.bias(item)
-        return out
+        return out if self.odds is None or rate is None else out + self.odds(rate)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits of all candidates (B, N, T); those of padding mean nothing."""
-        event, candidate = self.tokens(batch)
+        of_event, of_candidate = self.vectors(batch)
+        event, candidate = self.tokens_of(batch, of_event, of_candidate)
+        candidate = self.rated(candidate, batch.counts)
         hidden = self.transformer(
             event,
             batch.length,
@@ -155,4 +210,6 @@ class LiGR(TokenScorer):
         if self.session is not None:
             nothing = hidden[:, :0]
             hidden = self.session(nothing, torch.zeros_like(batch.length), hidden, batch.session).candidates
-        return self.logits(hidden, batch.item)
+        if self.company is not None:
+            hidden = self.company(hidden, of_candidate, batch.session)
+        return self.logits(hidden, batch.item, batch.counts)

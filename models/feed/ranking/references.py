@@ -14,14 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.common.written_out import sigmoid
-from models.feed.ranking.certificate import Reference, Shape, WrittenOut
+from models.feed.ranking.certificate import DAY, SMOOTHING, Reference, Shape, WrittenOut
 from models.feed.recounting import Log, elapsed
 
 Floats = NDArray[np.float64]
-
-DAY = 86_400
-SMOOTHING = 10.0
-"""Events of the overall rate in every rate."""
 
 
 class Counted:

@@ -152,12 +152,13 @@ class TrialConfig:
                 f"TrialConfig needs a simulated feed of at least users + measured = {self.users + self.measured} "
                 f"users, got {self.data.source} with {self.data.simulator.users}; raise SimulatorConfig.users."
             )
-        counted = self.ranker.model == "ligr" and not self.ranker.architecture.session_layers
+        network = self.ranker.architecture
+        counted = self.ranker.model == "ligr" and not network.session_layers and not network.company
         if not counted or self.ranker.objective.cut:
             raise ValueError(
-                f"TrialConfig counts the operations of LiGR without blocks of the session and with whole sessions, "
-                f"got model {self.ranker.model!r}, session_layers {self.ranker.architecture.session_layers} and cut "
-                f"{self.ranker.objective.cut}; take 'ligr', 0 and 0."
+                f"TrialConfig counts the operations of LiGR without blocks of the session, without company and with "
+                f"whole sessions, got model {self.ranker.model!r}, session_layers {network.session_layers}, company "
+                f"{network.company} and cut {self.ranker.objective.cut}; take 'ligr', 0, 0 and 0."
             )
 
     def parameters(self) -> Mapping[str, str | int | float]:
@@ -314,14 +315,16 @@ def forward_flops(network: NetworkConfig, tasks: int, events_R: NDArray[Any], ca
         (R) operations.
 
     Raises:
-        ValueError: the network has blocks of the session, which are not counted here.
+        ValueError: the network has blocks of the session or company, which are not counted here.
 
     Source:
         Ours, product by product; "embedding-free" as in Kaplan et al. 2020, "Scaling Laws for Neural Language Models",
         section 2.1, but with attention and with what each token costs beside the weights.
     """
-    if network.session is not None:
-        raise ValueError("operations of blocks of the session are not counted; set session_layers to 0.")
+    if network.session is not None or network.ways:
+        raise ValueError(
+            "operations of blocks of the session and of company are not counted; set session_layers and company to 0."
+        )
     block = network.transformer
     width, inner = block.width, block.inner_width
     events, candidates = np.asarray(events_R, np.int64), np.asarray(candidates_R, np.int64)

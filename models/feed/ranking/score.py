@@ -18,7 +18,6 @@ from models.common.threads import one_thread
 from models.feed.events.catalogue import Catalogue
 from models.feed.events.scoring import in_order, moved_tables, refuse_other_tasks, sizes_of
 from models.feed.ranking.batches import batch_of, rows_of
-from models.feed.ranking.counts import counts_of, past_of
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.network import LiGR
 from models.feed.ranking.scorer import Scorer
@@ -48,7 +47,8 @@ def batch_logits(network: Scorer, inputs: Inputs, sessions: Integers) -> tuple[I
     """
     rows = rows_of(inputs, np.asarray(sessions, np.int64), history=network.config.history, candidates=0)
     nothing = np.zeros(len(inputs.events), np.float32)
-    counts = counts_of(past_of(inputs), rows.row, rows.began) if network.counted else None
+    counter = network.counter(network.config)
+    counts = None if counter is None else counter.of(inputs)(rows.row, rows.began)
     size = np.diff(rows.start)
     found, number = [], []
     for chosen in np.array_split(np.argsort(rows.length + size, kind="stable"), max(1, len(rows) // AT_ONCE)):
@@ -96,7 +96,9 @@ class Ranker:
 
     @torch.no_grad()
     @one_thread()
-    def rank(self, cache: Cache, item_N: NDArray[Any], *, gap: int, hour: int, user: int) -> Logits:
+    def rank(
+        self, cache: Cache, item_N: NDArray[Any], *, gap: int, hour: int, user: int, odds: NDArray[Any] | None = None
+    ) -> Logits:
         """Logits (N, T) of the candidates of one session.
 
         Args:
@@ -105,20 +107,31 @@ class Ranker:
             gap: code of the time since the last event of the history.
             hour: in which the session begins.
             user: who asks.
+            odds: (N, F) log-odds of rates as `Rates` counts them; needed, and read, where the network is told some.
+
+        Raises:
+            ValueError: the network is told rates, and there are none.
 
         Source:
             See the class.
         """
-        size = len(item_N)
+        size, rated = len(item_N), self.network.config.rates > 0
+        if rated and odds is None:
+            raise ValueError("this ranker is told rates; give their log-odds, as `Rates` of `counts` counts them.")
+        rate = torch.from_numpy(np.asarray(odds, np.float32)) if rated else None
         item = torch.from_numpy(np.asarray(item_N, np.int64))
+        vector = self._vectors[item]
         token = self.network.candidate_tokens(
-            self._vectors[item], *(torch.full((size,), value, dtype=torch.long) for value in (gap, hour, user))
+            vector, *(torch.full((size,), value, dtype=torch.long) for value in (gap, hour, user))
         )
+        token = self.network.rated(token, rate)
         together = torch.zeros(size, dtype=torch.long)
         hidden = self._amortised.attend(cache, token, together if self.network.config.joint else None)
         if self._session is not None:
             hidden = self._session.attend(self._session.encode(hidden[:0]), hidden, together)
-        return np.asarray(self.network.logits(hidden, item).numpy(), np.float32)
+        if self.network.company is not None:
+            hidden = self.network.company(hidden[None], vector[None], together[None])[0]
+        return np.asarray(self.network.logits(hidden, item, rate).numpy(), np.float32)
 
     def session(self, inputs: Inputs, session: int) -> Logits:
         """Logits (N, T) of what a session of a log shows, in the order of its rows."""
@@ -131,7 +144,15 @@ class Ranker:
             gap=int(inputs.session_gap[session]),
             hour=int(inputs.hour[rows[0]]),
             user=int(events.user[rows[0]]),
+            odds=self._odds(inputs, rows),
         )
+
+    def _odds(self, inputs: Inputs, rows: Integers) -> NDArray[np.float32] | None:
+        """(N, F) log-odds of the rates of what a session shows, where the network is told some."""
+        counter = self.network.counter(self.network.config)
+        if counter is None:
+            return None
+        return counter.of(inputs)(rows, np.full(len(rows), inputs.events.time[rows[0]]))
 
     def logits(self, inputs: Inputs, sessions: Integers) -> tuple[Integers, Logits]:
         """Logits of what sessions show, one request after another; row numbers rise."""
@@ -159,11 +180,12 @@ def served_logits(network: Scorer, inputs: Inputs, sessions: Integers) -> tuple[
     if isinstance(network, LiGR):
         return Ranker(network, inputs.catalogue).logits(inputs, sessions)
     nothing = np.zeros(len(inputs.events), np.float32)
-    past = past_of(inputs) if network.counted else None
+    counter = network.counter(network.config)
+    count = None if counter is None else counter.of(inputs)
     rows, found = [], []
     for session in sessions:
         asked = rows_of(inputs, np.array([session]), history=network.config.history, candidates=0)
-        counts = counts_of(past, asked.row, asked.began) if past is not None else None
+        counts = None if count is None else count(asked.row, asked.began)
         with torch.no_grad(), one_thread():
             logit = network(batch_of(inputs, asked, np.zeros(1, np.int64), nothing, counts))
         rows.append(asked.row)

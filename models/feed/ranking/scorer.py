@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from models.feed.events.calibrated import Calibrated
 from models.feed.events.catalogue import GAPS, Catalogue
+from models.feed.ranking.counts import Counter
 from models.feed.ranking.inputs import HOURS
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ class Scorer(Calibrated):
 
     Attributes:
         config: its sizes.
-        counted: whether it asks for the counting features of candidates.
 
     Args:
         tasks: number of tasks.
@@ -40,11 +40,14 @@ class Scorer(Calibrated):
         Ours.
     """
 
-    counted = False
-
     def __init__(self, tasks: int, config: "NetworkConfig") -> None:
         super().__init__(tasks)
         self.config = config
+
+    @classmethod
+    def counter(cls, config: "NetworkConfig") -> Counter | None:
+        """What it asks to have counted of candidates; None for nothing."""
+        return None
 
     def forward(self, batch: "Batch") -> Tensor:
         """Logits of all candidates (B, N, T); those of padding mean nothing."""
@@ -132,12 +135,19 @@ class TokenScorer(Scorer):
             known = known * kept.unsqueeze(-1)
         return out + known
 
-    def tokens(self, batch: "Batch") -> tuple[Tensor, Tensor]:
-        """Tokens of all events (B, L, D) and of all candidates (B, N, D) of a batch."""
+    def vectors(self, batch: "Batch") -> tuple[Tensor, Tensor]:
+        """Vectors of the items of all events (B, L, D) and of all candidates (B, N, D) of a batch."""
         there = torch.cat((batch.event_item, batch.item), dim=1)
         known, place = torch.unique(there, return_inverse=True)
         vector = functional.embedding(place, self.item_vectors(known, batch.catalogue))
         length = batch.event_item.shape[1]
-        event = self.event_tokens(vector[:, :length], batch.event_action, batch.event_gap, batch.event_hour)
-        candidate = self.candidate_tokens(vector[:, length:], batch.gap, batch.hour, batch.user.unsqueeze(1))
-        return event, candidate
+        return vector[:, :length], vector[:, length:]
+
+    def tokens_of(self, batch: "Batch", of_event: Tensor, of_candidate: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of events (B, L, D) and candidates (B, N, D) from the vectors of their items."""
+        event = self.event_tokens(of_event, batch.event_action, batch.event_gap, batch.event_hour)
+        return event, self.candidate_tokens(of_candidate, batch.gap, batch.hour, batch.user.unsqueeze(1))
+
+    def tokens(self, batch: "Batch") -> tuple[Tensor, Tensor]:
+        """Tokens of all events (B, L, D) and of all candidates (B, N, D) of a batch."""
+        return self.tokens_of(batch, *self.vectors(batch))

@@ -253,7 +253,8 @@ def test_several_sessions_in_a_row_score_as_each_alone(worlds: dict[str, World],
     sessions = inputs.sessions_of(worlds[name].data["train"])
     rows = rows_of(inputs, sessions, history=1000, candidates=1000)
     longest = int(np.argmax(rows.length))
-    counts = counts_of(past_of(inputs), rows.row, rows.began) if network.counted else None
+    counter = network.counter(network.config)
+    counts = None if counter is None else counter.of(inputs)(rows.row, rows.began)
     with torch.no_grad():
         nothing = np.zeros(len(inputs.events), np.float32)
         got = network(batch_of(inputs, rows, np.array([longest, 0]), nothing, counts))[0].numpy()
@@ -301,7 +302,17 @@ def test_a_baseline_learns_is_judged_and_stands_in_the_parameters(name: str, dat
         config.ranker.open_live(product, data)
 
 
-@pytest.mark.parametrize("changes", [{}, {"user": True}, {"hour": False}, {"setwise": False}, {"session_layers": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"user": True},
+        {"hour": False},
+        {"setwise": False},
+        {"session_layers": 1},
+        {"rate_days": 9, "user_rate": True, "company": 2},
+    ],
+)
 @pytest.mark.parametrize("name", get_args(Model))
 def test_every_weight_of_every_model_has_a_gradient_after_a_step(name: Model, changes: Any, data: Payload) -> None:
     ranker = replace(CONFIG.ranker, model=name, architecture=replace(NETWORK, **changes))

@@ -13,8 +13,10 @@ from models.common.certificate import Certificate
 from models.common.contracts import Payload
 from models.feed.events.calibration import Isotonic
 from models.feed.events.metrics import auc, normalized_entropy
+from models.feed.events.rates import PastRates
 from models.feed.ranking.batches import batch_of, rows_of
 from models.feed.ranking.certificate import Shape, certify
+from models.feed.ranking.company import Company
 from models.feed.ranking.inputs import Inputs
 from models.feed.ranking.network import LiGR, NetworkConfig
 from models.feed.ranking.score import Ranker, batch_logits
@@ -85,6 +87,8 @@ class World:
                 self_key=block.self_key,
                 rotary=block.rotary,
                 window=block.window,
+                rate_days=self.config.rate_days,
+                user_rate=self.config.user_rate,
             ),
             "data": self.data,
             "validation": self.said(rows, logit),
@@ -108,9 +112,19 @@ def world() -> World:
     return World(simulated())
 
 
-@pytest.mark.parametrize(("setwise", "layers"), [(True, 1), (True, 0), (False, 1)])
-def test_a_sound_ranker_is_certified(setwise: bool, layers: int) -> None:
-    world = World(simulated(seed=2), replace(NETWORK, setwise=setwise, session_layers=layers))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"session_layers": 1},
+        {},
+        {"setwise": False, "session_layers": 1},
+        {"rate_days": 5, "user_rate": True},
+        {"company": 2},
+    ],
+    ids=str,
+)
+def test_a_sound_ranker_is_certified(changes: dict[str, Any]) -> None:
+    world = World(simulated(seed=2), replace(NETWORK, **changes))
     batch = batch_logits(world.network, world.inputs, world.test)[1]
     certificate = world.certify(test=replace(world.scored(), batch=batch))
     assert certificate.failures() == ()
@@ -369,6 +383,71 @@ def test_a_corruption_is_refused_by_the_claim_that_it_breaks(world: World, name:
     certificate = world.certify(**corrupt(world))
     assert not certificate.holds
     assert claim in {failure.name for failure in certificate.failures()}, certificate.failures()
+
+
+def other_days(world: World) -> Scored:
+    """The service counts the rates of items over other days."""
+    network = random_ranker(world.data, replace(world.config, rate_days=9))
+    network.load_state_dict(world.weights)
+    return world.scored(network)
+
+
+def own_session_counts(world: World) -> Scored:
+    """The rates of items include the session that is asked about."""
+    inputs = world.inputs
+    with pytest.MonkeyPatch.context() as patch:
+        right = PastRates.before
+        patch.setattr(PastRates, "before", lambda self, item, moment, days: right(self, item, moment + 1, days))
+        return world.scored(inputs=inputs)
+
+
+def rates_of_others(world: World) -> Scored:
+    """Each candidate is told the rate of the item after it."""
+    with pytest.MonkeyPatch.context() as patch:
+        right = PastRates.before
+        patch.setattr(PastRates, "before", lambda self, item, *other: right(self, np.roll(item, 1), *other))
+        return world.scored()
+
+
+def rates_swapped(world: World) -> Scored:
+    """The rate of the user is told as that of the item."""
+    inputs = Inputs.of(world.data)
+    vars(inputs)["user_rates"] = inputs.item_rates
+    return world.scored(inputs=inputs)
+
+
+def no_company(world: World) -> Scored:
+    """Candidates are asked one by one."""
+    return world.asked(lambda *request: each_alone(world, *request))
+
+
+def itself_in_company(world: World) -> Scored:
+    """A candidate is among its own company."""
+    with pytest.MonkeyPatch.context() as patch:
+        right = Company.counts
+        patch.setattr(Company, "counts", lambda self, vector, session: right(self, vector, session) + 1)
+        return world.scored()
+
+
+@pytest.mark.parametrize(
+    ("changes", "corrupt"),
+    [
+        ({"rate_days": 5, "user_rate": True}, other_days),
+        ({"rate_days": 5}, own_session_counts),
+        ({"rate_days": 5}, rates_of_others),
+        ({"user_rate": True}, own_session_counts),
+        ({"user_rate": True}, rates_swapped),
+        ({"setwise": True, "company": 2}, no_company),
+        ({"company": 2}, itself_in_company),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_a_rate_or_a_company_that_is_told_wrongly_is_refused(
+    changes: dict[str, Any], corrupt: Callable[[World], Scored]
+) -> None:
+    world = World(simulated(), replace(NETWORK, **changes))
+    assert world.certify().failures() == ()
+    assert "served_score_error" in {claim.name for claim in world.certify(test=corrupt(world)).failures()}
 
 
 def test_labels_of_the_session_in_training_batches_would_be_refused_too(world: World) -> None:

@@ -105,9 +105,10 @@ def test_operations_of_a_training_are_those_of_the_rows_that_its_steps_took() ->
     assert training_flops(about, events, candidates) == pytest.approx(3 * forward * 6 / 4)
 
 
-def test_blocks_of_the_session_are_not_counted_and_say_so() -> None:
-    with pytest.raises(ValueError, match="session_layers"):
-        forward_flops(NetworkConfig(session_layers=1), 2, np.array([3]), np.array([4]))
+def test_blocks_of_the_session_and_company_are_not_counted_and_say_so() -> None:
+    for config in (NetworkConfig(session_layers=1), NetworkConfig(company=1)):
+        with pytest.raises(ValueError, match="session_layers and company"):
+            forward_flops(config, 2, np.array([3]), np.array([4]))
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ def test_a_study_without_points_for_a_law_and_a_trial_without_users_are_refused(
         dataclasses.replace(STUDY, histories=(19, 7))
     with pytest.raises(ValueError, match=r"raise SimulatorConfig\.users"):
         TrialConfig(users=100_000)
-    with pytest.raises(ValueError, match="take 'ligr', 0 and 0"):
+    with pytest.raises(ValueError, match="take 'ligr', 0, 0 and 0"):
         TrialConfig(ranker=RankerConfig(model="sasrec"))
     with pytest.raises(ValueError, match="multiple of 4"):
         SizeConfig(width=10)

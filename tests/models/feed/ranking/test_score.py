@@ -19,6 +19,8 @@ from tests.models.feed.ranking.worlds import BLOCK, NETWORK, few_events, random_
 
 EQUAL = 1e-5
 POINTWISE = replace(NETWORK, setwise=False)
+ACCOMPANIED = replace(NETWORK, session_layers=1, company=2)
+RATED = replace(NETWORK, rate_days=30, user_rate=True)
 VARIANTS = {
     "as it is": NETWORK,
     "pointwise": POINTWISE,
@@ -31,6 +33,11 @@ VARIANTS = {
     "no self key": replace(NETWORK, transformer=replace(BLOCK, self_key=False)),
     "no positions": replace(NETWORK, transformer=replace(BLOCK, rotary=False)),
     "window": replace(NETWORK, transformer=replace(BLOCK, window=5)),
+    "company": replace(NETWORK, company=2),
+    "company, a layer of the session": replace(NETWORK, company=3, session_layers=1),
+    "rate": replace(NETWORK, rate_days=2),
+    "rate of the user": replace(NETWORK, user_rate=True),
+    "rates, a layer of the session": replace(NETWORK, rate_days=365, user_rate=True, session_layers=1),
     "one layer, one head": replace(NETWORK, transformer=replace(BLOCK, layers=1, heads=1)),
 }
 
@@ -49,6 +56,8 @@ def shape(config: NetworkConfig) -> Shape:
         self_key=block.self_key,
         rotary=block.rotary,
         window=block.window,
+        rate_days=config.rate_days,
+        user_rate=config.user_rate,
     )
 
 
@@ -89,7 +98,7 @@ def asked(network: LiGR, inputs: Inputs, session: int, items: np.ndarray) -> np.
     return ranker.rank(cache, items, gap=int(inputs.session_gap[session]), hour=5, user=3)
 
 
-@pytest.mark.parametrize("config", [NETWORK, POINTWISE], ids=["set-wise", "pointwise"])
+@pytest.mark.parametrize("config", [NETWORK, POINTWISE, ACCOMPANIED], ids=["set-wise", "pointwise", "company"])
 def test_permuting_candidates_permutes_their_scores(data: Payload, config: NetworkConfig) -> None:
     network, inputs = random_ranker(data, config), Inputs.of(data)
     items, order = np.arange(17), np.random.default_rng(0).permutation(17)
@@ -101,7 +110,8 @@ def test_alone_a_candidate_scores_the_same_in_any_company_and_set_wise_it_does_n
     inputs, items = Inputs.of(data), np.arange(9)
     changed = items.copy()
     changed[0] = 100
-    for config, depends in ((POINTWISE, False), (NETWORK, True)):
+    alone = replace(POINTWISE, company=2)
+    for config, depends in ((POINTWISE, False), (alone, False), (NETWORK, True), (replace(NETWORK, company=2), True)):
         network = random_ranker(data, config)
         away = np.abs(asked(network, inputs, 200, items)[1:] - asked(network, inputs, 200, changed)[1:]).max()
         assert (away > 1e-4) == depends
@@ -116,7 +126,7 @@ def test_one_candidate_scores_the_same_set_wise_and_alone(data: Payload) -> None
         np.testing.assert_allclose(together, alone, atol=EQUAL)
 
 
-@pytest.mark.parametrize("config", [NETWORK, POINTWISE], ids=["set-wise", "pointwise"])
+@pytest.mark.parametrize("config", [NETWORK, POINTWISE, RATED], ids=["set-wise", "pointwise", "rate"])
 def test_scores_of_a_session_depend_on_nothing_from_its_beginning_on(data: Payload, config: NetworkConfig) -> None:
     """Labels of the session itself, of others at the same moment, and everything later may change."""
     inputs = Inputs.of(data)
