@@ -1,6 +1,7 @@
 """Run the full counts behind a claim, and write them down.
 
     python -m tests.prove retrieval [--only SECTION ...]
+    python -m tests.prove marketing [--only SECTION ...]
     python -m tests.prove operations [--only SECTION ...]
 
 At the end `docs/results/SUBJECT.md` says what was found, and the exit code is 1 if a bar was missed.
@@ -23,9 +24,9 @@ from rich.console import Console
 
 from infra.manifest import code_digest
 from tests.proof import Proof, conclude, prove
-from tests.proofs import operations, retrieval
+from tests.proofs import marketing, operations, retrieval
 
-SUBJECTS = {subject.name: subject for subject in (retrieval.SUBJECT, operations.SUBJECT)}
+SUBJECTS = {subject.name: subject for subject in (retrieval.SUBJECT, marketing.SUBJECT, operations.SUBJECT)}
 
 
 def main() -> None:

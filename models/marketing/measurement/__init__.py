@@ -1,0 +1,1 @@
+"""Did it work? Tests for many zeros and heavy tails, triggered analysis, and the checks that come before both."""
