@@ -103,6 +103,34 @@ ENTRIES: dict[str, Entry] = {
                 "ml-100k.item.gz": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
             },
         ),
+        Entry(
+            name="marketing-hillstrom",
+            licence="Kevin Hillstrom (MineThatData) for a public challenge; no licence text, cite, do not bundle",
+            origin=(
+                "https://github.com/a-raulet/project-02-causal-inference (data/raw/hillstrom.csv; 51,174 of its rows, "
+                "`treatment` called `segment` again)"
+            ),
+            files={"hillstrom_dev.csv.gz": "956c3f600232f8aea412d4439ce033a756490a5f926d267c8cd3f829063d4f72"},
+        ),
+        Entry(
+            name="marketing-cdnow",
+            licence="public for research by its authors, Fader and Hardie; in the lifetimes package under MIT",
+            origin="lifetimes 0.11.3 on PyPI (lifetimes/datasets/CDNOW_master.txt; 18,854 of its customers)",
+            files={"cdnow_dev.csv.gz": "fd7dcb6e97227e8f749f17f96a59746e922b512a18978a093008e7594d89c81f"},
+        ),
+        Entry(
+            name="marketing-open-bandit",
+            licence="Apache-2.0 (st-tech/zr-obp); cite Saito et al. 2020",
+            origin="https://github.com/st-tech/zr-obp (small version, in obp 0.4.1 on PyPI)",
+            files={
+                "obd_bts_all.csv.gz": "0ad874e4dbf6902f0845dd478ad8dde5ef6903583d3ffaace78411bdad064106",
+                "obd_bts_men.csv.gz": "db6d1f7ed2d591ba521533e45286d4c1fba7fe57a8ad2e80342210335f43c527",
+                "obd_item_context_all.csv": "eba04cc23d5f130a93ff174c5392986882b94c3839433cb8143870eaa6221358",
+                "obd_item_context_men.csv": "6d855c2b7e917d0448d71bbe62c023147495882c0fdc8c41e86fef86abf9fe09",
+                "obd_random_all.csv.gz": "7168295b6e0a9eabcf3392320a5dd434e542b68e705d5cd9491499af589812f1",
+                "obd_random_men.csv.gz": "ede6d08c6877f99cd3770f7d09e26c738e6aa6de4445ccccfb1356ba5d06b1eb",
+            },
+        ),
     )
 }
 

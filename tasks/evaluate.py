@@ -6,9 +6,10 @@ import math
 from collections import ChainMap
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from prefect import get_run_logger
+from prefect.states import Completed
 from pydantic import TypeAdapter
 
 from infra import tracking
@@ -23,10 +24,10 @@ from infra.provenance import (
     create_table_artifact,
     this_flow_run,
 )
-from infra.refs import Dataset, Index, Model, Report
+from infra.refs import Dataset, Index, Model, Plan, Report
 from infra.store import Store, open_store
 from models.common.certificate import Certificate, Claim
-from models.common.contracts import Judged
+from models.common.contracts import Analysed, Judged
 from models.common.judgement import Judgement
 from tasks.index import with_writes
 from tasks.train import network_of
@@ -34,7 +35,11 @@ from tasks.train import network_of
 
 @verb(timeout_seconds=timedelta(hours=4).total_seconds())
 def evaluate(
-    config: Judged, product: Index | Model, data: Dataset, model: Model | None = None, against: Model | None = None
+    config: Judged,
+    product: Index | Model | Plan,
+    data: Dataset,
+    model: Model | None = None,
+    against: Model | None = None,
 ) -> Report:
     """Judge a product, store the judgement, and show it in MLflow and on the flow run's page.
 
@@ -66,6 +71,47 @@ def evaluate(
         report = store.write(Report, {"judgement": spelled(dataclasses.asdict(judgement))}, manifest, run_id=run.id)
     get_run_logger().info("judged %s: %s %.4f", product, judgement.headline, judgement.metrics[judgement.headline])
     return report
+
+
+@verb(timeout_seconds=timedelta(hours=4).total_seconds())
+def analyse(config: Analysed, data: Dataset) -> Report:
+    """Say what an experiment showed, store it, and show it in MLflow and on the flow run's page.
+
+    Args:
+        config: says how to read it.
+        data: the experiment.
+
+    Returns:
+        The report.
+
+    Raises:
+        IntegrityError: the data are damaged.
+        ValueError: the experiment is too small to say anything.
+    """
+    flow_run, store = this_flow_run(), open_store()
+    judgement = config.analyse(store.open(data))
+    with tracked(config, data, flow_run, "evaluation") as run:
+        show(run, judgement, flow_run.name)
+        manifest = describe(Report, data.name, config, (data,), flow_run_id=flow_run.id, run_id=run.id)
+        report = store.write(Report, {"judgement": spelled(dataclasses.asdict(judgement))}, manifest, run_id=run.id)
+    get_run_logger().info("analysed %s: %s %.4f", data, judgement.headline, judgement.metrics[judgement.headline])
+    return report
+
+
+def findings(report: Report) -> Report:
+    """The final state of an analysis: Completed, named `Healthy`, or `Degraded` when a check of the experiment fails.
+
+    Args:
+        report: of `analyse`.
+
+    Returns:
+        A state, whose data, the report, Prefect hands to whoever called the flow. So its type is that of the data.
+    """
+    judgement = judgement_of(open_store().open(report))
+    failures = judgement.certificate.failures()
+    said = f"{judgement.headline} = {judgement.metrics[judgement.headline]:.6g}"
+    message = "; ".join(claim.sentence() for claim in failures) or f"{said}; all checks hold."
+    return cast("Report", Completed(name="Degraded" if failures else "Healthy", message=message, data=report))
 
 
 def with_champion(store: Store, data: Mapping[str, Any], champion: Model | None) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from infra.provenance import (
     create_table_artifact,
     this_flow_run,
 )
-from infra.refs import Dataset, Index, Model, Outcome, Report
+from infra.refs import Dataset, Index, Model, Outcome, Plan, Report
 from infra.registry import mirror_when_there
 from infra.store import SupersededError, WithdrawnError, open_store
 from models.common.contracts import Curatable
@@ -31,7 +31,7 @@ from tasks.evaluate import judgement_of
 
 @verb(retries=2, retry_delay_seconds=5, timeout_seconds=1800)
 def publish(
-    product: Index | Model, report: Report, gate: GateConfig, instead_of: Index | Model | None = None
+    product: Index | Model | Plan, report: Report, gate: GateConfig, instead_of: Index | Model | Plan | None = None
 ) -> Outcome:
     """Make a candidate live when its certificate holds and the gate agrees; otherwise the champion stays.
 
@@ -173,13 +173,13 @@ def rival(product: Model) -> Model | None:
     return None if current is None or current.version == product.version else store.live(Model, product.name)
 
 
-def data_behind(product: Index | Model) -> Dataset:
+def data_behind(product: Index | Model | Plan) -> Dataset:
     """The dataset that a product was made from."""
     store = open_store()
     return store.open(product).manifest.input(Dataset, store.root)
 
 
-def model_behind(product: Index) -> Model | None:
+def model_behind(product: Index | Plan) -> Model | None:
     """The model that a product was made with; None when it was made without."""
     store = open_store()
     manifest = store.open(product).manifest

@@ -15,6 +15,7 @@ from models.feed.ranking import config as ranking
 from models.feed.ranking import scaling
 from models.feed.ranking.next_item import config as next_item
 from models.feed.retrieval import config as retrieval
+from models.marketing import config as marketing
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parent.parent / "prefect.yaml").read_text())["deployments"]
 NAMES = [f"{one['entrypoint'].rpartition('.')[2]}/{one['name']}" for one in DEPLOYMENTS]
@@ -49,6 +50,13 @@ PRESETS = {
     ("flows.history.train_history_scorer", "movielens"): history.movielens,
     ("flows.history.train_history_scorer", "paper"): history.paper,
     ("flows.history.monitor_history", "tiny"): history.tiny,
+    ("flows.marketing.plan_campaign", "tiny"): marketing.tiny,
+    ("flows.marketing.plan_campaign", "small"): marketing.small,
+    ("flows.marketing.plan_campaign", "paper"): marketing.paper,
+    ("flows.marketing.plan_campaign", "learned"): marketing.learned,
+    ("flows.marketing.evaluate_campaign", "tiny"): marketing.tiny_campaign,
+    ("flows.marketing.evaluate_campaign", "hillstrom"): marketing.hillstrom,
+    ("flows.marketing.pace_budget", "tiny"): marketing.tiny_pace,
 }
 
 

@@ -25,7 +25,13 @@ ALL = "\n".join(page.read_text() for page in PAGES)
 README = (PROJECT / "README.md").read_text()
 MAKEFILE = (PROJECT / "Makefile").read_text()
 TARGETS = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
-SYSTEMS = {folder.name for folder in (PROJECT / "models").glob("*/*") if (folder / "config.py").is_file()}
+# a system is a folder of its family, or its family itself
+SYSTEMS = {
+    folder.name
+    for folders in ("*", "*/*")
+    for folder in (PROJECT / "models").glob(folders)
+    if (folder / "config.py").is_file()
+}
 CODE = r"`[^`\n]+`"
 
 

@@ -5,7 +5,7 @@ back; they never learn which system they serve.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -246,6 +246,53 @@ class Compactable(Protocol):
         Raises:
             Exception: the folder is damaged, or holds other writes than the live version.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What a solve is compared by.
+
+    Attributes:
+        metrics: name to value, the same names for every plan over the same rows.
+        table: one row per shared row, all with the same keys.
+        steps: name to one value after every pass.
+    """
+
+    metrics: Mapping[str, float]
+    table: tuple[Mapping[str, Any], ...] = ()
+    steps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+class Allocatable(Protocol):
+    """A configuration that makes a plan: who gets what, within rows that all share."""
+
+    def allocate(self, data: Payload, live: Payload | None, network: torch.nn.Module | None) -> Payload:
+        """The plan as parts to be stored.
+
+        Args:
+            data: who may get what, what it is worth and draws, and the rows.
+            live: the plan to begin from; None to begin from nothing.
+            network: says what things are worth; None when the data do.
+
+        Where no plan holds all rows, the parts say so and carry the proof; their judge refuses them.
+        """
+
+    def account(self, product: Payload) -> Account:
+        """What the solve is compared by."""
+
+
+class Deciding(Protocol):
+    """A configuration whose plan decides for tables of members who were not in it."""
+
+    def decide(self, product: Payload, data: Payload, requests: pa.Table) -> tuple[pa.Table, Mapping[str, float]]:
+        """Sends, and what was counted; raises `InputError` for a row that cannot be decided."""
+
+
+class Analysed(Protocol):
+    """A configuration that says what an experiment showed."""
+
+    def analyse(self, data: Payload) -> Judgement:
+        """Effects with their intervals and tests; the certificate says whether the experiment may be believed."""
 
 
 class Judged(Protocol):

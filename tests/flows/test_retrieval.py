@@ -31,6 +31,7 @@ from models.feed.retrieval.delta import LiveIndex
 from models.feed.retrieval.index import RetrievalIndex
 from tests.models.feed.history.worlds import CONFIG as HISTORY
 from tests.models.feed.ranking.worlds import CONFIG as RANKING
+from tests.models.marketing.campaigns import CONFIG as MARKETING
 from tests.runs import states
 
 CONFIG = RetrievalConfig(
@@ -257,9 +258,10 @@ def test_a_watch_logs_recall_overlap_latency_and_how_much_the_filters_let_throug
 
 @pytest.mark.usefixtures("prefect_server")
 def test_the_nightly_flow_ends_with_the_outcomes_of_all_products(home: Path) -> None:
-    state = nightly(CONFIG, RANKING, HISTORY, return_state=True)
+    state = nightly(CONFIG, RANKING, HISTORY, MARKETING, return_state=True)
     assert state.name == "Published"
-    assert [outcome.product for outcome in state.result()] == [PRODUCT, "ranking-test", "history-test"]
+    products = [outcome.product for outcome in state.result()]
+    assert products == [PRODUCT, "ranking-test", "history-test", "marketing-test"]
 
 
 @pytest.mark.usefixtures("prefect_server")
