@@ -92,7 +92,8 @@ def plan_before(config: Allocatable, data: Dataset, model: Model | None = None) 
     if store.current_or_none(Plan.kind, data.name) is None:
         return None
     live = store.live(Plan, data.name)
-    made = store.open(live).manifest
+    opened = store.open(live)
+    made = opened.manifest
     of = made.input(Model, store.root) if Model.kind in made.inputs else None
     by = (made.configuration_class, made.configuration)
     if (made.input(Dataset, store.root), of) != (data, model) or by != (
@@ -100,7 +101,6 @@ def plan_before(config: Allocatable, data: Dataset, model: Model | None = None) 
         describe_configuration(config),
     ):
         return live
-    opened = store.open(live)
     if BEFORE not in opened:
         return None
     noted = opened[BEFORE]
