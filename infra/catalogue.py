@@ -4,6 +4,7 @@ Paths and URL prefixes that parameters name are confined to `HEADRACE_DATA_ROOTS
 origin on the internet, or from the folder that `HEADRACE_MIRROR` names; either way their content is checked.
 """
 
+import glob
 import gzip
 import hashlib
 import json
@@ -23,6 +24,7 @@ import fsspec
 import pooch
 
 from infra.access import credentials_in, without_credentials
+from infra.digests import sha256_of
 from infra.settings import PROJECT, settings
 
 
@@ -157,12 +159,75 @@ def locate(location: str) -> Path:
     return path
 
 
+def find(location: str) -> tuple[Path, ...]:
+    """Bring all raw files that a location means to this machine, in the order of their names.
+
+    Args:
+        location: as of `locate`, or a path whose last pieces have `*`, `?` or `[...]`, or a URL with `*`; `**` is any
+            folder.
+
+    Raises:
+        CatalogueError: as `locate`, or nothing fits.
+    """
+    return tuple(locate(one) for one in matches(location))
+
+
+def matches(location: str) -> tuple[str, ...]:
+    """The locations that a pattern means, in order; a location without a pattern means itself.
+
+    Raises:
+        CatalogueError: the pattern is not allowed, or nothing fits.
+    """
+    if not _is_pattern(location):
+        return (location,)
+    if "://" in location:
+        place = _Pattern.of(location)
+        filesystem, path = _filesystem(allowed(place.fixed))
+        scheme = location.partition("://")[0]
+        found = [f"{scheme}://{name}" for name in filesystem.glob(f"{path.rstrip('/')}/{place.pattern}")]
+    else:
+        place = _Pattern.of(location)
+        folder = Path(allowed(place.fixed))
+        found = [str(path) for path in folder.glob(place.pattern) if path.is_file()]
+    if not found:
+        raise CatalogueError(f"{location}: no file fits; look at the folder, and at the pattern.")
+    return tuple(allowed(one) for one in sorted(found))
+
+
+def _is_pattern(location: str) -> bool:
+    """Whether a location means several files: of URLs a star says so, for the rest is common in them."""
+    if location.startswith("catalogue:"):
+        return False
+    if "://" in location:
+        return "*" in location.partition("?")[0]
+    return glob.has_magic(location) and not Path(location).exists()
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    """A location as the folder that is certain, and the pattern below it."""
+
+    fixed: str
+    pattern: str
+
+    @classmethod
+    def of(cls, location: str) -> "_Pattern":
+        pieces = location.split("/")
+        first = next(number for number, piece in enumerate(pieces) if glob.has_magic(piece))
+        if any(piece == ".." for piece in pieces[first:]):
+            raise CatalogueError(f"{location}: a pattern may not lead upwards; write the folder first.")
+        return cls("/".join(pieces[:first]) or ".", "/".join(pieces[first:]))
+
+
 def fingerprint(location: str) -> str:
     """What changes when the content behind a location changes: a checksum, or the server's own mark of the content.
 
     Raises:
         CatalogueError: as `locate`.
     """
+    if _is_pattern(location):
+        found = "\0".join(f"{one}\0{fingerprint(one)}" for one in matches(location))
+        return hashlib.sha256(found.encode()).hexdigest()
     if _is_url(location):
         filesystem, path = _filesystem(allowed(location))
         try:
@@ -176,8 +241,7 @@ def fingerprint(location: str) -> str:
             if isinstance(error.__cause__, CatalogueError):  # a redirect: fsspec says that there is no file
                 raise error.__cause__ from None
             raise CatalogueError(f"{location}: cannot be reached ({error}).") from error
-    with locate(location).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return sha256_of([locate(location)])[0]
 
 
 def allowed(location: str) -> str:

@@ -147,15 +147,19 @@ def each(
     function: Callable[[ItemT], ResultT],
     items: Sequence[ItemT],
     *,
+    workers: int = 1,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[ResultT]:
-    """Apply a function to every item: on the Dask cluster that settings name, else in this process, one by one.
+    """Apply a function to every item: on the Dask cluster that settings name, else here.
+
+    Here that is in this process one by one, or on a Dask cluster of local processes when more than one is asked for.
 
     What a worker was doing when it died is done again by another one, so the function must bear to be repeated.
 
     Args:
         function: of a module, or a partial of one; it and what it takes and gives travel to the workers and back.
         items: what to apply it to, each independent of the others.
+        workers: local processes; a cluster that settings name has as many as it has.
         tell: called with how many are done, and of how many, after each.
 
     Returns:
@@ -165,7 +169,7 @@ def each(
         OSError: the scheduler cannot be reached.
         Exception: what the function raised for an item; others may have been done.
     """
-    if not settings().dask_address:
+    if not settings().dask_address and (workers == 1 or len(items) < 2):
         results = []
         for item in items:
             results.append(function(item))
@@ -173,9 +177,12 @@ def each(
         return results
     from distributed import as_completed
 
-    with dask_client() as client:
+    with dask_client(min(workers, len(items))) as client:
         futures = client.map(partial(_as_here, function, _surroundings()), items, pure=False)
-        for done, _ in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(as_completed(futures), start=1):
+            if future.status == "error":
+                client.cancel(futures)
+                future.result()
             tell(done, len(items))
         gathered: list[ResultT] = client.gather(futures)
         return gathered

@@ -23,12 +23,13 @@ IDENTITY = 1
 
 
 class FileEntry(BaseModel):
-    """One file of an artifact."""
+    """One file of an artifact; a part that is a tree of files has many."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     part: str
-    path: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")  # a file of this folder and no other
+    # a file of this folder and no other; one of a part that is a tree of files lies deeper
+    path: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
     length: int
     sha256: str
 
@@ -264,6 +265,25 @@ def code_behind(configuration: Any) -> tuple[str, ...]:
         files = [file for file in folder.glob("*.py") if file.stem != "__init__"]
         shared = tuple(f"{family}.{one.stem}" for one in sorted([*packages, *files]))
     return (system, *shared, "models.common")
+
+
+def code_behind_parts(configuration: Any) -> tuple[str, ...]:
+    """Modules that the parts of a dataset depend on: those that make them, and not those that judge or publish them.
+
+    They are the package of the configuration's own module, the modules beside that package but for `config`,
+    `certificate` and `judge`, and what the family shares.
+    """
+    own = str(type(configuration).__module__).rpartition(".")[0]
+    system, *shared = code_behind(configuration)
+    beside: list[str] = []
+    if own != system:
+        folder = Path(str(importlib.import_module(system).__file__)).parent
+        kept = [file.stem for file in folder.glob("*.py") if file.stem not in _NOT_OF_PARTS]
+        beside = [f"{system}.{stem}" for stem in sorted(kept)]
+    return (own, *beside, *(name for name in shared if name != "models.common"), "models.common.parts")
+
+
+_NOT_OF_PARTS = ("__init__", "config", "certificate", "judge")
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

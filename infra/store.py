@@ -4,6 +4,7 @@
     STORE/KIND/NAME/CURRENT                       which version is live, and which were before
     STORE/KIND/NAME/PINS, REMOVED                 which versions are never removed, and which were, with the reason
     STORE/.staging/                               what is being written; never read
+    STORE/.parts/                                 pieces of large datasets, each made once (`infra.grids`)
 
 A version appears whole or not at all. On a local disk its files are written beside, flushed, and moved into place by
 one rename; on an object store the manifest is written last, and without a manifest there is no version. What is live
@@ -30,7 +31,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -44,10 +45,13 @@ import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from infra.digests import remember, sha256_of
+from infra.grids import open_groups
 from infra.manifest import FORMAT, FileEntry, Manifest, canonical
 from infra.migrations import FormatError, upgraded
 from infra.refs import Ref
 from infra.settings import settings
+from infra.trees import Tree, plant
 
 RefT = TypeVar("RefT", bound=Ref)
 T = TypeVar("T")
@@ -134,19 +138,28 @@ _NOTES = TypeAdapter(dict[str, Note])
 
 
 class Opened(Mapping[str, Any]):
-    """The parts of one version, each read and checked against its checksum when first asked for."""
+    """The parts of one version, each read and checked against its checksum when first asked for.
+
+    A part that is a tree of files is opened, not read; the format's own checksums guard what is read of it later.
+    """
 
     def __init__(self, store: "Store", manifest: Manifest, location: str) -> None:
         self.manifest = manifest
         self._store = store
         self._location = location
-        self._entries = {entry.part: entry for entry in manifest.files}
+        self._entries: dict[str, list[FileEntry]] = {}
+        for entry in manifest.files:
+            self._entries.setdefault(entry.part, []).append(entry)
         self._parts: dict[str, Any] = {}
 
     def __getitem__(self, part: str) -> Any:
         if part not in self._parts:
-            entry = self._entries[part]
-            self._parts[part] = self._store.read_file(f"{self._location}/{entry.path}", entry)
+            entries = self._entries[part]
+            if _is_tree(entries[0]):
+                tree = entries[0].path.partition("/")[0]
+                self._parts[part] = open_groups(f"{self._store.root}/{self._location}/{tree}")
+            else:
+                self._parts[part] = self._store.read_file(f"{self._location}/{entries[0].path}", entries[0])
         return self._parts[part]
 
     def __iter__(self) -> Iterator[str]:
@@ -181,7 +194,7 @@ class Store:
 
         Args:
             ref_class: the kind of reference to return.
-            payload: parts by name: numpy arrays, pyarrow tables, dictionaries of tensors, or JSON values.
+            payload: parts by name: numpy arrays, pyarrow tables, dictionaries of tensors, JSON values, trees of files.
             manifest: everything but the files, which are filled in here.
             extra: further fields of the reference.
 
@@ -193,7 +206,7 @@ class Store:
         """
         folder = _target(manifest.kind, manifest.name)
         with self._writing(folder), self._staging() as staging:
-            files = tuple(_write_part(staging, part, value) for part, value in sorted(payload.items()))
+            files = tuple(entry for part, value in sorted(payload.items()) for entry in _write(staging, part, value))
             complete = manifest.model_copy(update={"files": files, "created": _now()})
             version = complete.digest[:12]
             target = f"{folder}/{version}"
@@ -202,6 +215,7 @@ class Store:
                 self._use(manifest.kind, manifest.name, version)
             else:
                 self._commit(staging, _healed(complete, existing), target)
+                self._remember(complete, target)
                 if existing is not None:  # mended, and as old as before
                     self._use(manifest.kind, manifest.name, version)
         return ref_class(
@@ -281,6 +295,10 @@ class Store:
             IntegrityError: the first file that differs.
         """
         opened = self.open(ref)
+        target = _target(ref.kind, ref.name, ref.version)
+        for entry in opened.manifest.files:
+            if _is_tree(entry):
+                self._check_bytes(f"{target}/{entry.path}", entry)
         for part in opened:
             opened[part]
 
@@ -728,6 +746,11 @@ class Store:
             self._fs.makedirs(f"{self._path}/{_target(kind, name)}/.used", exist_ok=True)
             self._fs.pipe_file(f"{self._path}/{_target(kind, name)}/.used/{version}", b"used")
 
+    def parts(self, name: str) -> Path:
+        """The folder of a dataset's pieces: beside its versions, so that their files can be linked; else in scratch."""
+        _target("dataset", name)
+        return (Path(self._path) / ".parts" if self._local else settings().scratch / "parts") / name
+
     def leftovers(self) -> list[str]:
         """What killed writers left in staging and nobody swept yet; found without touching it."""
         parent = Path(self._path) / ".staging" if self._local else settings().scratch / "staging"
@@ -899,7 +922,51 @@ class Store:
 
     def _check_files(self, manifest: Manifest, target: str) -> None:
         for entry in manifest.files:
-            self.read_file(f"{target}/{entry.path}", entry)
+            if not _is_tree(entry):
+                self.read_file(f"{target}/{entry.path}", entry)
+        self._check_leaves([entry for entry in manifest.files if _is_tree(entry)], target)
+
+    def _check_leaves(self, entries: Sequence[FileEntry], target: str) -> None:
+        """Compare the files of trees with the manifest; those that did not change since they were read are not read."""
+        if not entries:
+            return
+        if not self._local:
+            found = self._fs.find(f"{self._path}/{target}", detail=True)
+            lengths = {path.removeprefix(f"{self._path}/{target}/"): info["size"] for path, info in found.items()}
+            for entry in entries:
+                length = lengths.get(entry.path)
+                if length != entry.length:
+                    raise IntegrityError(f"{target}/{entry.path}: expected {entry.length} bytes, found {length}.")
+            return
+        paths = [Path(self._path) / target / entry.path for entry in entries]
+        try:
+            digests = sha256_of(paths)
+        except OSError as error:
+            raise IntegrityError(f"{target}: a file cannot be read ({error}).") from error
+        for entry, digest in zip(entries, digests, strict=True):
+            if digest != entry.sha256:
+                raise IntegrityError(f"{target}/{entry.path}: expected SHA-256 {entry.sha256}, found {digest}.")
+
+    def _check_bytes(self, path: str, entry: FileEntry) -> None:
+        """Read a file in pieces and compare it with the manifest."""
+        total, length = hashlib.sha256(), 0
+        try:
+            with self._fs.open(f"{self._path}/{path}", "rb") as stream:
+                while block := stream.read(1 << 22):
+                    total.update(block)
+                    length += len(block)
+        except OSError as error:
+            raise IntegrityError(f"{path}: expected a file, found none that can be read ({error}).") from error
+        if length != entry.length:
+            raise IntegrityError(f"{path}: expected {entry.length} bytes, found {length}.")
+        if total.hexdigest() != entry.sha256:
+            raise IntegrityError(f"{path}: expected SHA-256 {entry.sha256}, found {total.hexdigest()}.")
+
+    def _remember(self, manifest: Manifest, target: str) -> None:
+        """Note the checksums of a tree that was just put into place, so that the next look need not read it."""
+        if self._local:
+            place = Path(self._path) / target
+            remember((place / entry.path, entry.sha256) for entry in manifest.files if _is_tree(entry))
 
     def _whole(self, manifest: Manifest, target: str) -> bool:
         try:
@@ -938,6 +1005,12 @@ class Store:
         with (path / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+    @contextlib.contextmanager
+    def workplace(self) -> Iterator[Path]:
+        """An empty folder on the store's own disk where there is one; it is gone when the block ends, or its owner."""
+        with self._staging() as folder:
+            yield folder
 
     @contextlib.contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -1030,6 +1103,15 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_tree(entry: FileEntry) -> bool:
+    return "/" in entry.path
+
+
+def _write(folder: Path, part: str, value: Any) -> list[FileEntry]:
+    """Write one part: a tree of files as it is, anything else as one file."""
+    return plant(value, folder, part) if isinstance(value, Tree) else [_write_part(folder, part, value)]
 
 
 def _write_part(folder: Path, part: str, value: Any) -> FileEntry:

@@ -15,20 +15,15 @@ import torch
 
 from models.common.certificate import Certificate
 from models.common.configuration import check, setting
+from models.common.errors import AwaitedError as AwaitedError
+from models.common.errors import InputError as InputError
 from models.common.examination import Examination
 from models.common.judgement import Judgement
+from models.common.parts import Partitioned, Survey
 
 Payload = Mapping[str, Any]
 """Named parts of a product. Each part is one of: `numpy.ndarray` (no objects), `pyarrow.Table`,
 `dict[str, torch.Tensor]` (weights), or a JSON value (dict, list)."""
-
-
-class InputError(ValueError):
-    """Raw input that cannot be used; the message names the file, the column, the row, and the remedy."""
-
-
-class AwaitedError(InputError):
-    """Raw input that is not there yet; a later run may find it."""
 
 
 class Comparable(Protocol):
@@ -304,6 +299,22 @@ class Judged(Protocol):
         The part `writes` of the data, where there is one, has what was written to the product since it was built. The
         part `champion` has the live version that the product must not be worse than, as `network`, and the `data` that
         it was made from; metrics then have `gain_over_champion_low` (see `models.common.gate`).
+        """
+
+
+class Surveyed(Protocol):
+    """The whole configuration of a flow whose dataset is made in parts."""
+
+    @property
+    def recipe(self) -> Partitioned:
+        """What makes the parts."""
+
+    def judge_parts(self, product: Payload, survey: Survey) -> Judgement:
+        """Metrics, figures and the certificate of the dataset: parts are made again from their raw files, otherwise.
+
+        Args:
+            product: `data`, groups opened lazily and undecoded; `statistics` and `provenance` as JSON.
+            survey: what the recipe finds in the raw files now.
         """
 
 

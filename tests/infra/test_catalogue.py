@@ -368,3 +368,48 @@ def test_a_copy_is_named_after_the_path_with_a_digest_for_the_query_and_never_to
 def test_a_url_that_does_not_exist_says_so(web: tuple[str, dict[str, bytes]]) -> None:
     with pytest.raises(CatalogueError, match="cannot be reached"):
         locate(f"{web[0]}/pub/nothing.csv")
+
+
+def test_a_pattern_means_the_files_that_fit_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", str(tmp_path))
+    settings.cache_clear()
+    for name in ("b/2.nc", "a/1.nc", "a/3.txt", "a/odd[1].nc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert [path.read_text() for path in catalogue.find(f"{tmp_path}/*/?.nc")] == ["a/1.nc", "b/2.nc"]
+    assert [path.read_text() for path in catalogue.find(f"{tmp_path}/**/*.txt")] == ["a/3.txt"]
+    assert [path.read_text() for path in catalogue.find(f"{tmp_path}/a/odd[1].nc")] == ["a/odd[1].nc"]
+    with pytest.raises(CatalogueError, match="no file fits"):
+        catalogue.find(f"{tmp_path}/*.grib")
+    with pytest.raises(CatalogueError, match="upwards"):
+        catalogue.find(f"{tmp_path}/*/../../secret")
+
+
+def test_a_pattern_leads_out_of_the_data_roots_neither_by_itself_nor_by_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir(), outside.mkdir()
+    (outside / "secret.nc").write_text("secret")
+    (inside / "link.nc").symlink_to(outside / "secret.nc")
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", str(inside))
+    settings.cache_clear()
+    for location in (f"{outside}/*.nc", f"{inside}/*.nc"):
+        with pytest.raises(CatalogueError):
+            catalogue.find(location)
+
+
+def test_the_mark_of_a_pattern_changes_with_a_file_and_with_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", str(tmp_path))
+    settings.cache_clear()
+    (tmp_path / "1.nc").write_text("one")
+    marks = [catalogue.fingerprint(f"{tmp_path}/*.nc")]
+    (tmp_path / "1.nc").write_text("two")
+    marks.append(catalogue.fingerprint(f"{tmp_path}/*.nc"))
+    (tmp_path / "2.nc").write_text("two")
+    marks.append(catalogue.fingerprint(f"{tmp_path}/*.nc"))
+    assert len(set(marks)) == 3
