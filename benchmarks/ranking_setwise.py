@@ -38,7 +38,7 @@ from models.feed.events.metrics import (
     maximal_marginal_relevance,
 )
 from models.feed.events.splits import Split
-from models.feed.ranking.config import DataConfig, RankerConfig, RankingConfig, small, tiny
+from models.feed.ranking.config import DataConfig, ObjectiveConfig, RankerConfig, RankingConfig, small, tiny
 from models.feed.ranking.inputs import Inputs
 
 Floats = NDArray[np.float64]
@@ -51,14 +51,14 @@ WEIGHTS = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3)
 """Of the chance against the likeness to what was chosen, in MMR."""
 
 SEARCH: tuple[Mapping[str, Mapping[str, Any]], ...] = (
-    {"objective": {"recency_days": 0.0}, "training": {"average": 0.98}},
-    {},
-    {"objective": {"recency_days": 0.0}, "training": {"average": 0.98}, "architecture": {"company": 2}},
+    {"architecture": {"company": 0}},
     {
-        "objective": {"recency_days": 0.0},
-        "training": {"average": 0.98},
-        "architecture": {"company": 2, "session_layers": 1},
+        "objective": {"recency_days": ObjectiveConfig().recency_days},
+        "training": {"average": 0.0},
+        "architecture": {"company": 0},
     },
+    {},
+    {"architecture": {"session_layers": 1}},
 )
 """Changes to the ranker of the preset, tried of both rankers. Blocks of a session and company are for the set-wise one
 alone; the pointwise one has a block more over the history for each instead."""
@@ -124,8 +124,8 @@ def configured(size: str, change: Mapping[str, Mapping[str, Any]], seed: int, *,
     shape = dict(change.get("architecture", {}))
     block = base.architecture.transformer
     if not setwise:
-        more = shape.pop("session_layers", 0) + (shape.pop("company", 0) > 0)
-        block = replace(block, layers=block.layers + more)
+        more = shape.get("session_layers", 0) + (shape.get("company", base.architecture.company) > 0)
+        block, shape = replace(block, layers=block.layers + more), {"session_layers": 0, "company": 0}
     return replace(
         base,
         architecture=replace(base.architecture, transformer=block, setwise=setwise, **shape),

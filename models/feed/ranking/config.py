@@ -1,7 +1,7 @@
 """The ranking system's configuration: it builds data, network, training and judgement."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -294,7 +294,13 @@ def _ligr(network: torch.nn.Module) -> LiGR:
 
 def tiny() -> RankingConfig:
     """300 users and 30,000 impressions: the whole flow in well under a CPU-minute; the default everywhere."""
-    return RankingConfig()
+    return RankingConfig(
+        ranker=RankerConfig(
+            architecture=NetworkConfig(company=2),
+            objective=ObjectiveConfig(recency_days=0.0),
+            training=replace(RankerConfig().training, average=0.98),
+        )
+    )
 
 
 def small() -> RankingConfig:
@@ -303,9 +309,10 @@ def small() -> RankingConfig:
         data=DataConfig(name="simulated-small", simulator=sized("small")),
         ranker=RankerConfig(
             architecture=NetworkConfig(
-                transformer=TransformerConfig(width=48, heads=2, layers=2, multiplier=4), forgetting=0.3
+                transformer=TransformerConfig(width=48, heads=2, layers=2, multiplier=4), forgetting=0.3, company=2
             ),
-            training=TrainingConfig(epochs=12, batch_size=8, learning_rate=3e-3, weight_decay=0.1),
+            objective=ObjectiveConfig(recency_days=0.0),
+            training=TrainingConfig(epochs=12, batch_size=8, learning_rate=3e-3, weight_decay=0.1, average=0.98),
         ),
     )
 
