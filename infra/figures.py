@@ -1,8 +1,12 @@
 """One style for all figures: a sentence as title, labelled lines, uncertainty drawn, colours safe for all eyes."""
 
 import io
+import math
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any, Protocol
+
+import numpy as np
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette: distinct for colour-blind eyes and in grey."""
@@ -25,6 +29,21 @@ class SeriesLike(Protocol):
     def style(self) -> str: ...  # noqa: D102
 
 
+class FieldLike(Protocol):
+    """What a map shows; see `models.common.judgement.Field`."""
+
+    @property
+    def latitude(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def longitude(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def values(self) -> Sequence[Sequence[float | None]]: ...  # noqa: D102
+    @property
+    def label(self) -> str: ...  # noqa: D102
+    @property
+    def diverging(self) -> bool: ...  # noqa: D102
+
+
 class FigureLike(Protocol):
     """A figure as plain data, as `models.common.judgement.Figure`."""
 
@@ -44,6 +63,8 @@ class FigureLike(Protocol):
     def log_x(self) -> bool: ...  # noqa: D102
     @property
     def log_y(self) -> bool: ...  # noqa: D102
+    @property
+    def field(self) -> FieldLike | None: ...  # noqa: D102
 
 
 def draw(figure: FigureLike) -> bytes:
@@ -59,6 +80,9 @@ def draw(figure: FigureLike) -> bytes:
 
     canvas = Canvas(figsize=(8, 4.8), dpi=150, layout="constrained")
     axes = canvas.add_subplot()
+    if figure.kind == "map":
+        _map(canvas, axes, figure)
+        return _png(canvas, axes, figure)
     lines = figure.kind == "line"
     for number, series in enumerate(figure.series):
         colour = COLOURS[number % len(COLOURS)]
@@ -66,9 +90,6 @@ def draw(figure: FigureLike) -> bytes:
             _line(axes, series, colour)
         else:
             _bars(axes, series, number, len(figure.series), colour)
-    axes.set_title(figure.title, loc="left", fontsize=12, fontweight="bold", wrap=True)
-    axes.set_xlabel(figure.x_label)
-    axes.set_ylabel(figure.y_label)
     if figure.log_x and lines:
         axes.set_xscale("log")
         ticks = sorted({x for series in figure.series if series.style == "line" for x in series.x})
@@ -83,11 +104,69 @@ def draw(figure: FigureLike) -> bytes:
     axes.grid(axis="y", alpha=0.25)
     if not lines and len(figure.series) > 1:
         axes.legend(frameon=False)
+    return _png(canvas, axes, figure)
+
+
+def _png(canvas: Any, axes: Any, figure: FigureLike) -> bytes:
+    """What every figure has around it, and the file."""
+    axes.set_title(figure.title, loc="left", fontsize=12, fontweight="bold", wrap=True)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
     if figure.caption:
         canvas.supxlabel(figure.caption, fontsize=8, color="#555555", ha="left", x=0.02)
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _map(canvas: Any, axes: Any, figure: FigureLike) -> None:
+    """A field as colours, coastlines, and paths over both; the view is that of the field, or of the paths."""
+    field = figure.field
+    if field is not None:
+        values = np.array([[math.nan if one is None else one for one in row] for row in field.values])
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        if field.diverging:  # a few extremes would leave the rest pale
+            high = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
+            low = -high
+        drawn = axes.pcolormesh(
+            field.longitude, field.latitude, values, shading="nearest", cmap="RdBu_r" if field.diverging else "viridis",
+            vmin=low, vmax=high, rasterized=True,
+        )  # fmt: skip
+        canvas.colorbar(drawn, ax=axes, label=field.label, shrink=0.8, extend="both" if field.diverging else "neither")
+        view = (*_ends(field.longitude), *_ends(field.latitude))
+    else:
+        across = [x for series in figure.series for x in series.x]
+        along = [y for series in figure.series for y in series.y]
+        view = (min(across) - 5, max(across) + 5, max(-90.0, min(along) - 5), min(90.0, max(along) + 5))
+    _coast(axes, view)
+    for number, series in enumerate(figure.series):
+        axes.plot(series.x, series.y, color=COLOURS[number % len(COLOURS)], linewidth=1, alpha=0.8)
+    axes.set_xlim(view[0], view[1])
+    axes.set_ylim(view[2], view[3])
+    axes.set_aspect("equal")
+
+
+def _ends(places: Sequence[float]) -> tuple[float, float]:
+    """The outer edges of cells around their centres."""
+    half = abs(places[-1] - places[0]) / max(1, len(places) - 1) / 2
+    return min(places) - half, max(places) + half
+
+
+def _coast(axes: Any, view: tuple[float, float, float, float]) -> None:
+    """Coastlines of a mask of land at half a degree, drawn as often as the view goes round the earth.
+
+    The mask is made of the 1 km elevations of GLOBE (NOAA, 1999, public domain), as the package global-land-mask 1.0.0
+    has them (MIT): a cell is land where more than half of it is.
+    """
+    with resources.files("infra").joinpath("land.npz").open("rb") as handle, np.load(handle) as stored:
+        land = np.unpackbits(stored["rows"], axis=1, count=int(stored["columns"])).astype(float)
+    rows, columns = land.shape
+    latitude = 90 - (np.arange(rows) + 0.5) * 180 / rows
+    longitude = -180 + (np.arange(columns) + 0.5) * 360 / columns
+    for turn in (-360, 0, 360):
+        if longitude[0] + turn < view[1] and longitude[-1] + turn > view[0]:
+            axes.contour(longitude + turn, latitude, land, levels=[0.5], colors="#444444", linewidths=0.6)
 
 
 def _line(axes: Any, series: SeriesLike, colour: str) -> None:

@@ -11,6 +11,7 @@ from infra import catalogue
 from infra.refs import Dataset, Predictions
 from infra.store import open_store
 from models.common.contracts import Exporting, InputError
+from models.common.parts import Partitioned
 
 
 @task
@@ -52,6 +53,35 @@ def export_tables(config: Exporting, data: Dataset) -> list[str]:
     for location in tables:
         Path(_local(location)).parent.mkdir(parents=True, exist_ok=True)
     return [write(location, table) for location, table in tables.items()]
+
+
+@task
+def export_files(data: Dataset, folder: str) -> list[str]:
+    """Write a dataset that was made in parts as the files of its published layout.
+
+    Args:
+        data: the dataset; its manifest knows the recipe, which knows the layout.
+        folder: where the files go, under a data root; it is made if its parent is there.
+
+    Returns:
+        The paths; none when no folder is given.
+
+    Raises:
+        CatalogueError: the folder lies outside the data roots.
+        InputError: it is a URL, or its parent is no folder.
+        IntegrityError: the dataset's manifest is damaged.
+    """
+    if not folder:
+        return []
+    target = Path(_local(folder))
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is no folder; make it, or export elsewhere.")
+    target.mkdir(exist_ok=True)
+    opened = open_store().open(data)
+    recipe: Partitioned = opened.manifest.rebuild_configuration()
+    written = [str(path) for path in recipe.export(opened["data"], target)]
+    get_run_logger().info("wrote %d files of %s to %s", len(written), data, target)
+    return written
 
 
 def write(location: str, table: pa.Table) -> str:

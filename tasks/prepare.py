@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import get_run_logger
+from prefect import get_run_logger, task
+from prefect.cache_policies import INPUTS, RUN_ID
 
 from infra import catalogue
 from infra.caching import verb
@@ -145,6 +146,23 @@ def certify(config: Surveyed, dataset: Dataset) -> Report:
         report = store.write(Report, {"judgement": spelled(dataclasses.asdict(judgement))}, manifest, run_id=run.id)
     get_run_logger().info("judged %s: %s %.4g", dataset, judgement.headline, judgement.metrics[judgement.headline])
     return report
+
+
+@task(cache_policy=RUN_ID + INPUTS, persist_result=True, result_serializer="json")
+def live_dataset(product: str) -> Dataset:
+    """The live version of a dataset; a retry of the same flow run goes on with the one that it began with.
+
+    Args:
+        product: its name.
+
+    Returns:
+        The live version.
+
+    Raises:
+        NotPublishedError: nothing is live under this name.
+        IntegrityError: its manifest is not the one that was published.
+    """
+    return open_store().live(Dataset, product)
 
 
 def surveyed(config: Partitioned) -> Survey:

@@ -31,7 +31,10 @@ from tasks.evaluate import judgement_of
 
 @verb(retries=2, retry_delay_seconds=5, timeout_seconds=1800)
 def publish(
-    product: Index | Model | Plan, report: Report, gate: GateConfig, instead_of: Index | Model | Plan | None = None
+    product: Dataset | Index | Model | Plan,
+    report: Report,
+    gate: GateConfig,
+    instead_of: Index | Model | Plan | None = None,
 ) -> Outcome:
     """Make a candidate live when its certificate holds and the gate agrees; otherwise the champion stays.
 

@@ -1,7 +1,7 @@
 """What judging a product yields: metrics, a table, figures and its certificate, all as plain data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from models.common.certificate import Certificate
@@ -24,6 +24,25 @@ class Series:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Field:
+    """Values on a grid of latitudes and longitudes, for a map; coarse enough to be looked at.
+
+    Attributes:
+        latitude: degrees, in the order of the rows.
+        longitude: degrees, in the order of the columns, ascending.
+        values: rows of values; None where there is none.
+        label: quantity with its unit.
+        diverging: zero is the middle of the colours.
+    """
+
+    latitude: tuple[float, ...]
+    longitude: tuple[float, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    label: str
+    diverging: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Figure:
     """A figure as data; `infra.figures` draws it.
 
@@ -32,10 +51,12 @@ class Figure:
         title: the one message, as a sentence.
         x_label: horizontal quantity with its unit.
         y_label: vertical quantity with its unit.
-        kind: "line" or "bars".
+        series: lines, groups of bars, or on a map paths with longitudes as x and latitudes as y.
+        kind: "line", "bars" or "map".
         caption: what the uncertainty is, how many cases.
         log_x: logarithmic horizontal axis.
         log_y: logarithmic vertical axis.
+        field: what a map shows; None: coastlines and paths alone.
     """
 
     name: str
@@ -43,10 +64,11 @@ class Figure:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    kind: Literal["line", "bars"] = "line"
+    kind: Literal["line", "bars", "map"] = "line"
     caption: str = ""
     log_x: bool = False
     log_y: bool = False
+    field: Field | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,5 +88,5 @@ class Judgement:
     metrics: Mapping[str, float]
     certificate: Certificate
     table: tuple[Mapping[str, Any], ...] = ()
-    figures: tuple[Figure, ...] = field(default=())
+    figures: tuple[Figure, ...] = ()
     protocol: str = ""

@@ -213,12 +213,21 @@ class RankerConfig(InService):
         return Served(network, data, cache_bytes=Limits(**limits).cache_megabytes * 2**20)  # type: ignore[arg-type]
 
 
+def _of_slates() -> RankerConfig:
+    """The ranker of feeds whose items are shown together: each knows how many others of the slate are like it."""
+    return RankerConfig(
+        architecture=NetworkConfig(company=2),
+        objective=ObjectiveConfig(recency_days=0.0),
+        training=replace(_training(), average=0.98),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RankingConfig:
     """A ranker of the candidates of a session: data, network, judgement, gate."""
 
     data: DataConfig = setting(DataConfig, "Data", "Who was shown what, and how they responded.")
-    ranker: RankerConfig = setting(RankerConfig, "Ranker", "The network and how it learns.")
+    ranker: RankerConfig = setting(_of_slates, "Ranker", "The network and how it learns.")
     judgement: JudgementConfig = setting(JudgementConfig, "Judgement", "How the ranker is judged.")
     gate: GateConfig = setting(
         lambda: GateConfig(product="comparison", margin=0.002), "Gate", "When the ranker goes live."
@@ -294,13 +303,7 @@ def _ligr(network: torch.nn.Module) -> LiGR:
 
 def tiny() -> RankingConfig:
     """300 users and 30,000 impressions: the whole flow in well under a CPU-minute; the default everywhere."""
-    return RankingConfig(
-        ranker=RankerConfig(
-            architecture=NetworkConfig(company=2),
-            objective=ObjectiveConfig(recency_days=0.0),
-            training=replace(RankerConfig().training, average=0.98),
-        )
-    )
+    return RankingConfig()
 
 
 def small() -> RankingConfig:

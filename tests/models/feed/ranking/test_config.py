@@ -40,7 +40,7 @@ def test_the_presets_survive_json_and_grow() -> None:
         config = preset()
         assert TypeAdapter(RankingConfig).validate_python(json.loads(json.dumps(asdict(config)))) == config
         assert all(isinstance(value, str | int | float) for value in config.parameters().values())
-    assert config_module.tiny().data == RankingConfig().data
+    assert RankingConfig() == config_module.tiny()
     sizes = {"users": 1, "items": 1, "categories": 1, "tasks": 2}
     with torch.device("meta"):
         block = config_module.paper().ranker.network(sizes).transformer
