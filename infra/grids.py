@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import google_crc32c
 import numpy as np
@@ -33,7 +33,8 @@ from infra.trees import Leaf, Tree, sync
 
 RECEIPT = "receipt.json"
 
-_COMPRESSOR, _LEVEL = "lz4", 5
+_COMPRESSOR: Literal["lz4"] = "lz4"
+_LEVEL = 5
 _WRITERS = 4
 """Threads that write the files of a part: so many that compression never waits for the disk."""
 
