@@ -3,10 +3,12 @@
     python -m tests.faults HOME FLOW FLOW_RUN_ID MOMENT DURATIONS        the child process that is killed
 
 A moment is `TASK:enter`, `TASK:middle`, `TASK:exit` (the work is done, nobody knows yet), `CALL:N` (the N-th call of
-fsync, rename or replace: inside a write) or `step:N` (the N-th step of training, each of which leaves a checkpoint).
+fsync, rename, replace or link: inside a write), `step:N` (the N-th step of training, each of which leaves a checkpoint)
+or `part:N` (the N-th part of a dataset is made, and not stored yet).
 The flow's code has no hook for this: the child wraps what it calls.
 """
 
+import importlib
 import inspect
 import json
 import os
@@ -26,8 +28,18 @@ TASKS = {
     "rebuild_index": ("curate", "train", "build_index", "evaluate", "publish"),
     "train_encoder": ("curate", "train", "evaluate", "publish"),
     "backfill_index": ("ingest", "assemble", "train", "build_index", "evaluate", "publish"),
+    **{
+        f"prepare_{dataset}": ("prepare", "certify", "publish")
+        for dataset in ("fluxes", "turbulence", "storms", "analogs", "precipitation", "outlooks")
+    },
 }
 """Flows that are killed, and their tasks."""
+
+
+def module_of(flow: str) -> str:
+    """The module of `flows` that a flow is in."""
+    return "flows.datasets" if flow.startswith("prepare_") else "flows.retrieval"
+
 
 INSIDE = tuple(f"{task}:{where}" for task in TASKS["rebuild_index"] for where in ("enter", "middle", "exit"))
 WRITES = (
@@ -79,7 +91,7 @@ def run_with_kill(
         moment: when to kill; "" runs undisturbed.
         server: address of the Prefect API.
         durations: seconds of each task in an undisturbed run, for `middle`.
-        flow: name of the flow in `flows.retrieval`.
+        flow: name of the flow.
 
     Returns:
         State, digest of the live product, tasks that were finished and yet repeated, number of MLflow runs, steps of
@@ -89,14 +101,12 @@ def run_with_kill(
     from prefect.states import AwaitingRetry, Crashed, Pending
     from pydantic import TypeAdapter
 
-    import flows.retrieval
-
     parameters = {
         name: TypeAdapter(type(value)).dump_python(value, mode="json") for name, value in faulted(flow, moment).items()
     }
     _make_database(home)
     with get_client(sync_client=True) as client:
-        flow_run = client.create_flow_run(getattr(flows.retrieval, flow), parameters=parameters, state=Pending())
+        flow_run = client.create_flow_run(_flow(flow), parameters=parameters, state=Pending())
         attempts = [_attempt(home, flow, str(flow_run.id), moment, server, durations)]
         if moment not in ("", EVERY_STEP):
             client.set_flow_run_state(flow_run.id, Crashed(), force=True)
@@ -105,7 +115,7 @@ def run_with_kill(
             attempts.append(_attempt(home, flow, str(flow_run.id), _retried(moment), server, durations))
         state = client.read_flow_run(flow_run.id).state
     repeated = sorted(attempts[0].finished() & set(attempts[1].entered())) if len(attempts) > 1 else []
-    digest, runs = _look(home)
+    digest, runs = _look(home, flow)
     return Result(
         moment=moment,
         killed=attempts[0].code == -9,
@@ -164,25 +174,26 @@ def _make_database(home: Path) -> None:
     MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}").search_experiments(max_results=1)
 
 
-def _look(home: Path) -> tuple[str, int]:
-    """Digest of the live index, or model where there is none, every byte checked; and the number of MLflow runs.
+def _look(home: Path, flow: str) -> tuple[str, int]:
+    """Digest of the live product, every byte checked, and the number of MLflow runs.
 
     Nothing is live after a run that failed: then the digest is "".
     """
     from mlflow import MlflowClient
 
-    from infra.refs import Index, Model
+    from infra.refs import Dataset, Index, Model
     from infra.store import Store
 
     store = Store(str(home / "store"))
-    kind = Index if store.products("index") else Model
+    datasets = module_of(flow) == "flows.datasets"
+    kind = Dataset if datasets else Index if store.products("index") else Model
     digest = ""
-    for name in store.products(kind.kind)[:1]:
+    for name in [one for one in store.products(kind.kind) if store.current_or_none(kind.kind, one)][:1]:
         ref = store.live(kind, name)
         store.verify(ref)
         digest = ref.digest
     client = MlflowClient(f"sqlite:///{home / 'mlflow' / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("retrieval")
+    experiment = client.get_experiment_by_name(module_of(flow).partition(".")[2])
     return digest, len(client.search_runs([experiment.experiment_id])) if experiment else 0
 
 
@@ -260,24 +271,37 @@ def _child(home: Path, flow: str, flow_run_id: str, moment: str, durations: dict
     from prefect.client.orchestration import get_client
     from prefect.flow_engine import run_flow
 
-    import flows.retrieval as retrieval
-
+    module = importlib.import_module(module_of(flow))
     for name in TASKS[flow]:
-        _watch(home, getattr(retrieval, name), moment, durations.get(name, 0.5))
+        _watch(home, getattr(module, name), moment, durations.get(name, 0.5))
     call, _, count = moment.partition(":")
     if call == "fsync":
         _count(os, "fsync", int(count))
+    elif call == "link":
+        _count(os, "link", int(count))
+    elif call == "part":
+        from infra.grids import Parts
+
+        _count(Parts, "write", int(count))
     elif call in ("rename", "replace"):
         _count(pathlib.Path, call, int(count))
     elif call == "step":
         _count_steps(home, int(count))
     with get_client(sync_client=True) as client:
         flow_run = client.read_flow_run(UUID(flow_run_id))
-    run_flow(getattr(retrieval, flow), flow_run=flow_run, parameters=faulted(flow, moment), return_type="state")
+    run_flow(_flow(flow), flow_run=flow_run, parameters=faulted(flow, moment), return_type="state")
+
+
+def _flow(name: str) -> Any:
+    return getattr(importlib.import_module(module_of(name)), name)
 
 
 def faulted(flow: str = "rebuild_index", moment: str = "") -> dict[str, Any]:
     """Parameters of the flow under test: every step of the tiny configuration, with less to learn."""
+    if module_of(flow) == "flows.datasets":
+        from models.climate.datasets.config import preset
+
+        return {"config": preset(flow.removeprefix("prepare_"), "tiny")}
     from models.common.contracts import TrainingConfig
     from models.common.days import DaysConfig
     from models.feed.retrieval.config import (

@@ -10,8 +10,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 
 from models.common.certificate import Certificate
 from models.common.configuration import check, setting
@@ -222,6 +224,93 @@ class Indexable(Protocol):
 
     def build_index(self, data: Payload, network: torch.nn.Module | None) -> Payload:
         """The index as parts to be stored."""
+
+
+class Searcher(Protocol):
+    """An index that was opened to be asked what is nearest to vectors; it stays as it was when it was opened."""
+
+    @property
+    def items(self) -> pa.Array:
+        """(N) identifiers of all items, each once: integers or text; null where an item has a number alone."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """(N, D) theirs."""
+
+    @property
+    def popularity(self) -> NDArray[np.float64] | None:
+        """(N) how often each was met by whom the index was made for; None where that is not known."""
+
+    @property
+    def about(self) -> Mapping[str, str | int]:
+        """What is searched beyond the version that was opened: which writes to it; as JSON."""
+
+    def neighbours(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The k items nearest to each vector, as whoever asks its service gets them.
+
+        Args:
+            queries: (Q, D).
+            k: how many, at least 1.
+
+        Returns:
+            (Q, k) places in `items`, best first, -1 where there are no more; and their scores, the larger the nearer.
+        """
+
+
+class Searchable(Protocol):
+    """A configuration whose published index can be asked for neighbours without its service."""
+
+    def searcher(self, product: Payload, data: Payload, folder: Path) -> Searcher:
+        """Open an index to be asked.
+
+        Args:
+            product: the index.
+            data: the dataset behind it; the part `writes`, where there is one, has what was written to it since it was
+                built.
+            folder: where its service keeps what is written to it, if it runs on this machine; it is only read.
+
+        Raises:
+            Exception: the folder is damaged, or holds other writes than the index.
+        """
+
+
+class Asking(Protocol):
+    """A configuration of questions to a published index, and of what is made of its answers."""
+
+    @property
+    def name(self) -> str:
+        """Name of the answers; see `Curatable.name`."""
+
+    @property
+    def k(self) -> int:
+        """How many neighbours each question asks for."""
+
+    def sources(self) -> Mapping[str, str]:
+        """Raw files that say who asks: logical name to location; empty when that is generated."""
+
+    def questions(self, files: Mapping[str, Path], searcher: Searcher) -> Payload:
+        """What is asked.
+
+        Returns:
+            The part `queries`, (Q, D) float32, and whatever `answers` needs of the index.
+
+        Raises:
+            InputError: a file cannot be used, or names an item that the index lacks.
+        """
+
+    def answers(
+        self, asked: Payload, places: NDArray[np.int64], scores: NDArray[np.float64]
+    ) -> tuple[Payload, Mapping[str, float]]:
+        """The parts to be stored, and what was counted.
+
+        Args:
+            asked: what `questions` gave.
+            places: (Q, k) of `Searcher.neighbours`.
+            scores: (Q, k) theirs.
+
+        Returns:
+            Parts that can be judged by themselves, among them the table `answers`, for whoever asked.
+        """
 
 
 class Compactable(Protocol):

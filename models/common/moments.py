@@ -33,8 +33,9 @@ _DIGITS = 68
 
 _SQUARE_DIGITS = 134
 
-_BLOCK = 1 << 27
-"""Values between two carries: a digit takes at most four addends below 2^32 of a value, and holds 63 bits."""
+_BLOCK = 1 << 20
+"""Values that are converted at once, so that a large array needs little memory beside it. A digit takes at most four
+addends below 2^32 of a value and holds 63 bits, so 2^27 values could wait for a carry."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,15 +194,13 @@ def moments(values: NDArray[Any], keep: Sequence[int] = (), fill: Number | None 
     if fill is not None and not (isinstance(fill, float) and math.isnan(fill)):
         missing_KN = _equal_to_fill(value_KN, fill)
     wide = kind in "iu" and size == 8
-    if not wide:
-        value_KN = value_KN.astype(np.float64, copy=False)
-    if not np.isdtype(value_KN.dtype, "integral") and np.isinf(value_KN).any():
+    if kind == "f" and np.isinf(value_KN).any():
         place = np.unravel_index(int(np.flatnonzero(np.isinf(values))[0]), values.shape)
         raise InputError(
             f"values hold {values[place]} at {tuple(int(i) for i in place)}, and then no mean exists; "
             "write missing values as NaN, or name them as the fill."
         )
-    return _added(value_KN, missing_KN, shape, whole=kind != "f")
+    return _added(value_KN, missing_KN, shape, value_KN.dtype if wide else np.dtype(np.float64))
 
 
 def merge(pieces: Iterable[Moments]) -> Moments:
@@ -239,10 +238,12 @@ def _equal_to_fill(value_KN: NDArray[Any], fill: Number) -> NDArray[np.bool_]:
     return np.asarray(value_KN == value_KN.dtype.type(int(fill)))
 
 
-def _added(value_KN: NDArray[Any], missing_KN: NDArray[np.bool_], shape: tuple[int, ...], whole: bool) -> Moments:
-    """Add all values of every cell; `missing_KN` is empty where nothing but NaN is missing."""
+def _added(
+    value_KN: NDArray[Any], missing_KN: NDArray[np.bool_], shape: tuple[int, ...], bits_of: np.dtype[Any]
+) -> Moments:
+    """Add all values of every cell as float64 or 64-bit integers; `missing_KN` is empty if only NaN is missing."""
+    whole = value_KN.dtype.kind != "f"
     counts, sums, squares, lows, highs = [], [], [], [], []
-    bits_of = np.dtype(np.float64 if value_KN.dtype.kind == "f" else value_KN.dtype)
     for k in range(len(value_KN)):
         count, total, square = 0, 0, 0
         low: Number = math.nan
