@@ -358,7 +358,7 @@ def _fill(variable: VariableLike) -> Any:
 def _attributes(variable: VariableLike) -> dict[str, Any]:
     """Attributes as stored; the fill is told the way xarray reads it from Zarr 3."""
     attributes = dict(variable.attrs)
-    if variable.fill is not None and variable.dtype != "str":
+    if variable.fill is not None and variable.dtype != "str" and np.dtype(variable.dtype).kind not in "SU":
         from xarray.backends.zarr import FillValueCoder
 
         attributes["_FillValue"] = FillValueCoder.encode(_fill(variable), np.dtype(variable.dtype))

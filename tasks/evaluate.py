@@ -24,7 +24,7 @@ from infra.provenance import (
     create_table_artifact,
     this_flow_run,
 )
-from infra.refs import Dataset, Index, Model, Plan, Report
+from infra.refs import Dataset, Index, Model, Plan, Predictions, Report
 from infra.store import Store, open_store
 from models.common.certificate import Certificate, Claim
 from models.common.contracts import Analysed, Judged
@@ -74,12 +74,12 @@ def evaluate(
 
 
 @verb(timeout_seconds=timedelta(hours=4).total_seconds())
-def analyse(config: Analysed, data: Dataset) -> Report:
-    """Say what an experiment showed, store it, and show it in MLflow and on the flow run's page.
+def analyse(config: Analysed, data: Dataset | Predictions) -> Report:
+    """Say what an experiment or answers show, store it, and show it in MLflow and on the flow run's page.
 
     Args:
         config: says how to read it.
-        data: the experiment.
+        data: the experiment, or answers that can be judged by themselves.
 
     Returns:
         The report.
@@ -99,7 +99,7 @@ def analyse(config: Analysed, data: Dataset) -> Report:
 
 
 def findings(report: Report) -> Report:
-    """The final state of an analysis: Completed, named `Healthy`, or `Degraded` when a check of the experiment fails.
+    """The final state of an analysis: Completed, named `Healthy`, or `Degraded` when a check of it fails.
 
     Args:
         report: of `analyse`.

@@ -43,7 +43,7 @@ from infra.provenance import Progress, create_table_artifact, this_flow_run
 from infra.refs import Dataset, Report
 from infra.store import open_store, write_durably
 from models.common.contracts import InputError, Surveyed
-from models.common.moments import Moments, merge, moments
+from models.common.moments import Moments, merge, moments, side_by_side
 from models.common.parts import Layout, Part, Partitioned, PreparationConfig, Survey, Variable
 from tasks.evaluate import show, spelled
 
@@ -83,7 +83,7 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
     digests = _digests(survey)
     keys = _keys(config, survey, digests)
     whole = digest_of([[part.name, keys[part.name], part.at] for part in survey.parts] + [_frame(survey)])
-    if (known := _known(parts, whole)) and store.intact(known):
+    if (known := _put_together(parts, whole)) and store.intact(known):
         log.info("%s is there already: %d parts, none made", known, len(survey.parts))
         return known
     missing = [
@@ -105,7 +105,7 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
         )
         payload = {
             "data": tree,
-            "statistics": statistics(receipts),
+            "statistics": statistics(survey, receipts),
             "provenance": _provenance(survey, receipts, digests, config),
         }
         manifest = describe(Dataset, name, config, flow_run_id=this_flow_run().id)
@@ -200,11 +200,9 @@ def make(config: Partitioned, groups: Mapping[str, Layout], work: Work) -> str:
     notes: dict[str, Any] = {"statistics": {}}
     for group, labelled in config.part(work.part).items():
         layout = groups[group]
-        missing = set(layout.variables) ^ {str(name) for name in labelled.data_vars}
-        if missing:
-            raise InputError(
-                f"{work.part.name}, group {group!r}: variables {sorted(missing)} are in one of layout and part."
-            )
+        brought = set(map(str, labelled.variables))
+        if odd := (set(layout.variables) - brought) | (set(map(str, labelled.data_vars)) - set(layout.variables)):
+            raise InputError(f"{work.part.name}, group {group!r}: {sorted(odd)} are in one of layout and part alone.")
         arrays[group] = {}
         for name, variable in layout.variables.items():
             where = f"{work.part.name}, {group}/{name}"
@@ -253,13 +251,24 @@ def _refuse_outside(found: Moments, variable: Variable, where: str) -> None:
         raise InputError(f"{where}: {share:.1%} is missing, at most {variable.missing:.1%} may be; check the files.")
 
 
-def statistics(receipts: Sequence[Receipt]) -> dict[str, Any]:
-    """Statistics of every variable over all parts; their sums are exact, so order and size of parts do not matter."""
-    pieces: dict[str, list[Moments]] = {}
-    for receipt in receipts:
+def statistics(survey: Survey, receipts: Sequence[Receipt]) -> dict[str, Any]:
+    """Statistics of every variable over all parts; their sums are exact, so order and size of parts do not matter.
+
+    Args:
+        survey: says where parts lie, so that levels of different parts are not taken for one.
+        receipts: one for each part, in the survey's order.
+    """
+    pieces: dict[str, dict[tuple[int, ...], list[Moments]]] = {}
+    for part, receipt in zip(survey.parts, receipts, strict=True):
         for name, found in receipt.notes["statistics"].items():
-            pieces.setdefault(name, []).append(Moments.from_json(found))
-    return {name: _spelled(merge(found)) for name, found in sorted(pieces.items())}
+            group, _, variable = name.partition("/")
+            starts = part.at.get(group, {})
+            corner = tuple(starts.get(dim, 0) for dim in survey.groups[group].variables[variable].along)
+            pieces.setdefault(name, {}).setdefault(corner, []).append(Moments.from_json(found))
+    return {
+        name: _spelled(side_by_side({corner: merge(found) for corner, found in corners.items()}))
+        for name, corners in sorted(pieces.items())
+    }
 
 
 def _spelled(found: Moments) -> dict[str, Any]:
@@ -267,12 +276,19 @@ def _spelled(found: Moments) -> dict[str, Any]:
     return {
         "count": found.count.tolist(),
         "missing": found.missing.tolist(),
-        "mean": found.mean.tolist(),
-        "deviation": found.deviation.tolist(),
-        "minimum": found.minimum.tolist(),
-        "maximum": found.maximum.tolist(),
+        "mean": _known(found.mean.tolist()),
+        "deviation": _known(found.deviation.tolist()),
+        "minimum": _known(found.minimum.tolist()),
+        "maximum": _known(found.maximum.tolist()),
         "exact": found.to_json(),
     }
+
+
+def _known(value: Any) -> Any:
+    """The same numbers with None for not-a-number, which JSON lacks."""
+    if isinstance(value, list):
+        return [_known(one) for one in value]
+    return None if value != value else value
 
 
 def _digests(survey: Survey) -> dict[str, str]:
@@ -305,7 +321,7 @@ def _frame(survey: Survey) -> dict[str, Any]:
             "sizes": dict(layout.sizes),
             "attrs": dict(layout.attrs),
             "append": layout.append,
-            "variables": {name: dataclasses.asdict(variable) for name, variable in layout.variables.items()},
+            "variables": {name: spelled(dataclasses.asdict(one)) for name, one in layout.variables.items()},
             "coordinates": {
                 name: [dims, hashlib.sha256(_bytes_of(values)).hexdigest(), dict(attrs)]
                 for name, (dims, values, attrs) in layout.coordinates.items()
@@ -328,7 +344,7 @@ def _receipt(parts: Parts, part: Part, key: str) -> Receipt:
     return receipt
 
 
-def _known(parts: Parts, whole: str) -> Dataset | None:
+def _put_together(parts: Parts, whole: str) -> Dataset | None:
     """The version that was put together from exactly these parts before, if anybody noted it."""
     with contextlib.suppress(OSError, ValueError):
         return Dataset.model_validate_json(_note_of(parts, whole).read_bytes())

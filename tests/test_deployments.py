@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from models.climate.datasets import config as climate
 from models.feed.history import config as history
 from models.feed.ranking import config as ranking
 from models.feed.ranking import scaling
@@ -57,6 +59,12 @@ PRESETS = {
     ("flows.marketing.evaluate_campaign", "tiny"): marketing.tiny_campaign,
     ("flows.marketing.evaluate_campaign", "hillstrom"): marketing.hillstrom,
     ("flows.marketing.pace_budget", "tiny"): marketing.tiny_pace,
+    **{
+        (f"flows.datasets.prepare_{dataset}", size): partial(climate.preset, dataset, size)
+        for dataset in climate.FLOWS
+        for size in climate.PRESETS
+    },
+    ("flows.marketing.expand_audience", "tiny"): marketing.tiny_audience,
 }
 
 

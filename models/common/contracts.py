@@ -292,7 +292,7 @@ class Asking(Protocol):
         """What is asked.
 
         Returns:
-            The part `queries`, (Q, D) float32, and whatever `answers` needs of the index.
+            The part `queries`, (Q, D) float32, at least one, and whatever `answers` needs of the index.
 
         Raises:
             InputError: a file cannot be used, or names an item that the index lacks.
@@ -373,10 +373,10 @@ class Deciding(Protocol):
 
 
 class Analysed(Protocol):
-    """A configuration that says what an experiment showed."""
+    """A configuration that says what an experiment, or answers of an index, show."""
 
     def analyse(self, data: Payload) -> Judgement:
-        """Effects with their intervals and tests; the certificate says whether the experiment may be believed."""
+        """Effects with their intervals and tests; the certificate says whether the data may be believed."""
 
 
 class Judged(Protocol):

@@ -226,6 +226,48 @@ def merge(pieces: Iterable[Moments]) -> Moments:
     return total
 
 
+def side_by_side(blocks: Mapping[tuple[int, ...], Moments]) -> Moments:
+    """The moments of cells that different pieces know, as one array of cells.
+
+    Args:
+        blocks: corner of a block, one number for each kept dimension, to its moments; together they fill a box.
+
+    Returns:
+        Moments of the whole box.
+
+    Raises:
+        ValueError: blocks overlap, or leave a cell out.
+
+    Source:
+        Ours.
+    """
+    ends = [
+        tuple(start + length for start, length in zip(corner, one.shape, strict=True)) for corner, one in blocks.items()
+    ]
+    shape = tuple(max(sizes) for sizes in zip(*ends, strict=True))
+    number = np.full(shape, -1, np.int64)
+    cells: list[tuple[Moments, int]] = []
+    for corner, one in blocks.items():
+        place = tuple(slice(start, start + length) for start, length in zip(corner, one.shape, strict=True))
+        own = math.prod(one.shape)
+        if (number[place] >= 0).any():
+            raise ValueError(f"two blocks have cells at {corner}; give each cell once.")
+        number[place] = np.arange(len(cells), len(cells) + own).reshape(one.shape)
+        cells += [(one, k) for k in range(own)]
+    if (number < 0).any():
+        raise ValueError(f"no block has the cell {tuple(int(i) for i in np.argwhere(number < 0)[0])}; give them all.")
+    order = [cells[k] for k in number.ravel().tolist()]
+    return Moments(
+        shape=shape,
+        counts=tuple(one.counts[k] for one, k in order),
+        absent=tuple(one.absent[k] for one, k in order),
+        sums=tuple(one.sums[k] for one, k in order),
+        squares=tuple(one.squares[k] for one, k in order),
+        lows=tuple(one.lows[k] for one, k in order),
+        highs=tuple(one.highs[k] for one, k in order),
+    )
+
+
 def _equal_to_fill(value_KN: NDArray[Any], fill: Number) -> NDArray[np.bool_]:
     """Where an array holds the fill as its own type spells it: 1e15 of a float32 is 999999986991104."""
     if value_KN.dtype.kind == "f":

@@ -1,0 +1,1 @@
+"""Weather and climate: analysis-ready datasets, and networks that emulate gravity-wave fluxes."""

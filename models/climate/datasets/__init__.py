@@ -1,0 +1,1 @@
+"""Six datasets of WxC-Bench, prepared in parts that are made once."""

@@ -1,0 +1,1 @@
+"""Daily sea-level pressure and temperature over Western Europe, to find similar days in."""

@@ -1,0 +1,1 @@
+"""Forecasters' convective outlooks, paired with the model runs of the day."""

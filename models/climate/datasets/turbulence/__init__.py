@@ -1,0 +1,1 @@
+"""Aviation turbulence: pilots' reports on a grid of days and flight levels, and the air around them."""
