@@ -1,16 +1,26 @@
-"""Plan who gets which offer under shared budgets, with a certificate; measure what it brought; hold the budget."""
+"""Plan who gets which offer under shared budgets, with a certificate; measure it; hold the budget; find look-alikes."""
 
 from prefect import flow
 
 from infra.manifest import product_name
 from infra.provenance import dated
 from infra.refs import Outcome, Predictions, Report
-from models.marketing.config import EvaluateConfig, MarketingConfig, PaceConfig, tiny, tiny_campaign, tiny_pace
+from models.marketing.config import (
+    AudienceConfig,
+    EvaluateConfig,
+    MarketingConfig,
+    PaceConfig,
+    tiny,
+    tiny_audience,
+    tiny_campaign,
+    tiny_pace,
+)
 from models.marketing.deciding import DecideConfig
 from tasks.allocate import allocate, decide, live_plan, plan_before
 from tasks.curate import curate
 from tasks.evaluate import analyse, evaluate, findings
 from tasks.export import export_answers
+from tasks.neighbours import neighbours, published_index
 from tasks.publish import model_behind, publish, rollback, verdict
 from tasks.train import train
 
@@ -71,6 +81,24 @@ def decide_offers(config: DecideConfig = DecideConfig(), product: str = "marketi
     decisions = decide(config, live_plan(product))
     export_answers(decisions, config.export)
     return decisions
+
+
+@flow(
+    name="marketing-expand",
+    flow_run_name=dated("{config.expansion.name}"),
+    persist_result=True,
+    result_serializer="json",
+)
+def expand_audience(config: AudienceConfig = tiny_audience(), index: str = "retrieval-generated") -> Report:  # noqa: B008
+    """Find members like some seeds by a published index, keep them, write them where you want, and judge them.
+
+    Args:
+        config: Seeds, how many members join them, how that is judged, and where they go.
+        index: Name of the index whose items are the members: its system, a hyphen, and the name of its data.
+    """
+    audience = neighbours(config.expansion, published_index(index))
+    export_answers(audience, config.export)
+    return findings(analyse(config, audience))
 
 
 @flow(name="marketing-rollback", flow_run_name=dated("{product}"), persist_result=True, result_serializer="json")

@@ -12,8 +12,10 @@ from models.common.configuration import check, setting
 from models.common.contracts import Account, Payload
 from models.common.gate import GateConfig
 from models.common.judgement import Judgement
-from models.marketing import experiments, pace
+from models.marketing import audience, audience_judge, experiments, pace
 from models.marketing import judge as judging
+from models.marketing.audience import ExpansionConfig, GeneratedSeedsConfig, SeedsTableConfig
+from models.marketing.audience_judge import AudienceJudgementConfig
 from models.marketing.experiments import AnalysisConfig, ExperimentConfig, HillstromConfig, OutcomesTableConfig
 from models.marketing.generator import GeneratorConfig
 from models.marketing.judge import JudgementConfig
@@ -25,9 +27,13 @@ from models.marketing.values import ValuesConfig
 
 __all__ = [
     "AnalysisConfig",
+    "AudienceConfig",
+    "AudienceJudgementConfig",
     "DataConfig",
     "EvaluateConfig",
+    "ExpansionConfig",
     "ExperimentConfig",
+    "GeneratedSeedsConfig",
     "GeneratorConfig",
     "HillstromConfig",
     "JudgementConfig",
@@ -37,6 +43,7 @@ __all__ = [
     "PacingConfig",
     "PlanConfig",
     "ResponseConfig",
+    "SeedsTableConfig",
     "TableConfig",
     "ValuesConfig",
     "hillstrom",
@@ -44,6 +51,7 @@ __all__ = [
     "paper",
     "small",
     "tiny",
+    "tiny_audience",
     "tiny_campaign",
     "tiny_pace",
 ]
@@ -223,6 +231,34 @@ class EvaluateConfig:
         return experiments.analyse(data, self.analysis)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AudienceConfig:
+    """An audience of look-alikes: seeds ask a published index, and the members nearest to them join."""
+
+    expansion: ExpansionConfig = setting(
+        ExpansionConfig, "Expansion", "Who the seeds are, what they ask the index, and how many members join them."
+    )
+    judgement: AudienceJudgementConfig = setting(
+        AudienceJudgementConfig, "Judgement", "How the expansion is judged by seeds that are held out."
+    )
+    export: str = setting("", "Export", "Path of a Parquet file for the members, under a data root; empty: none.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.export and not self.export.endswith(".parquet"):
+            raise ValueError(
+                f"AudienceConfig.export must end in .parquet, because members are a Parquet file, got {self.export!r}."
+            )
+
+    def parameters(self) -> Mapping[str, str | int | float]:
+        """What a person compares runs by."""
+        return audience.parameters(self.expansion)
+
+    def analyse(self, data: Payload) -> Judgement:
+        """How many held-out seeds an expansion finds, and its certificate."""
+        return audience_judge.judge(data, self.judgement)
+
+
 def tiny() -> MarketingConfig:
     """10,000 members and 8 offers: the whole flow in seconds on a CPU; the default everywhere."""
     return MarketingConfig()
@@ -244,6 +280,11 @@ def tiny_pace() -> PaceConfig:
 def tiny_campaign() -> EvaluateConfig:
     """A simulated campaign of 8,000 members."""
     return EvaluateConfig()
+
+
+def tiny_audience() -> AudienceConfig:
+    """200 look-alikes of some 150 generated seeds, among the 1,500 items of retrieval's tiny index."""
+    return AudienceConfig()
 
 
 def hillstrom() -> EvaluateConfig:

@@ -31,6 +31,7 @@ from models.feed.retrieval.members import Members
 from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_by, reciprocal_rank
 from models.feed.retrieval.mixture import Hadamard, MixtureOfLogits, SimilarityConfig, compare_by
 from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
+from models.feed.retrieval.searcher import IndexSearcher
 from models.feed.retrieval.table import TableConfig
 from models.feed.retrieval.writes import Writes, writes_of
 
@@ -189,6 +190,10 @@ class IndexConfig:
         if held and found.sequence <= held.sequence:
             return None
         return replayed(found), writes_of(built, found).parts()
+
+    def searcher(self, product: Payload, data: Payload, folder: Path) -> IndexSearcher:
+        """A published index, to be asked for neighbours; see `IndexSearcher`."""
+        return IndexSearcher(product, data, folder)
 
     def application(self, source: Callable[[], tuple[LiveIndex, str]]) -> Any:
         """The HTTP service of whatever `source` gives at the moment of a request: an index and its version."""
