@@ -64,6 +64,10 @@ class FluxesFlowConfig(DatasetConfig):
     """Gravity-wave momentum fluxes of WINDSET and the fields that they are learned from."""
 
     data: fluxes.FluxesConfig = setting(fluxes.FluxesConfig, "Recipe", "Winds in, momentum fluxes out.")
+    # the reference sums spherical harmonics one by one: seconds for a level on one degree, minutes on a quarter of one
+    judgement: JudgementConfig = setting(
+        lambda: JudgementConfig(parts=1), "Judgement", "How the dataset is judged; a part takes its reference a while."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,14 @@
 
 Written apart from `models/climate/harmonics.py`, which is examined with what is made here.
 
-Shapes: K coefficients (order m by order m: l = m..L), I latitudes, J longitudes, V fields at once.
+Shapes: K coefficients (order m by order m: l = m..L), M orders, I latitudes, J longitudes, V fields at once.
 """
 
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,22 @@ Complexes = NDArray[np.complex128]
 
 RADIUS = 6.37122e6
 """Of the earth, m."""
+
+
+_compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
+
+
+@_compiled
+def _series(real_VIM: Any, imaginary_VIM: Any, cosine_MJ: Any, sine_MJ: Any, field_VIJ: Any) -> None:
+    """Fourier series along rows, order by order."""
+    for v in range(field_VIJ.shape[0]):
+        for i in range(field_VIJ.shape[1]):
+            row = field_VIJ[v, i]
+            row[:] = real_VIM[v, i, 0]
+            for m in range(1, cosine_MJ.shape[0]):
+                a, b = real_VIM[v, i, m], imaginary_VIM[v, i, m]
+                for j in range(len(row)):
+                    row[j] += a * cosine_MJ[m, j] - b * sine_MJ[m, j]
 
 
 class Smooth:
@@ -62,9 +81,13 @@ class Smooth:
         waves = np.empty((len(coefficients), len(self.latitude), self.degree + 1), complex)
         for m in range(self.degree + 1):
             of_m = self.orders == m
-            waves[:, :, m] = (coefficients[:, of_m] * factor) @ table[of_m]
+            # einsum and loops of our own: sums of a BLAS depend on its threads, in the last bit
+            waves[:, :, m] = np.einsum("vk,ki->vi", coefficients[:, of_m] * factor, table[of_m])
         angle = np.arange(self.degree + 1)[:, None] * np.radians(self.longitude)
-        return np.asarray(waves.real @ np.cos(angle) - waves.imag @ np.sin(angle))
+        fields = np.empty((len(coefficients), len(self.latitude), len(self.longitude)))
+        real, imaginary = np.ascontiguousarray(waves.real), np.ascontiguousarray(waves.imag)
+        _series(real, imaginary, np.cos(angle), np.sin(angle), fields)
+        return fields
 
     def field(self, coefficients: Complexes) -> Floats:
         """Scalars (V, I, J) of coefficients (V, K)."""
@@ -99,6 +122,6 @@ class Smooth:
         found = np.zeros(len(self.degrees), complex)
         nodes = Smooth(np.degrees(np.arcsin(sine)), self.longitude[:1], self.degree)
         zonal = self.orders == 0
-        found[zonal] = nodes._tables[0][zonal] @ (profile * quadrature)
+        found[zonal] = np.einsum("ki,i->k", nodes._tables[0][zonal], profile * quadrature)
         found[self.degrees == 0] = 0
         return found

@@ -1,8 +1,9 @@
 """gwsphere: winds, temperatures and gravity waves of a whole sphere, with the waves' momentum flux known.
 
-The large scale is that of `atmosphere`, degrees 1 to 21 alone. Hills, and jets where the
-wind turns quickly with height, send up packets of waves of degrees 90 and more; `rays` follows them. What a packet
-carries is the truth: how much of it a recipe finds again, or a network predicts, can be counted.
+The large scale is that of `atmosphere`, degrees 1 to 21 alone. Hills, and jets where the wind turns quickly with
+height, send up packets of waves around degrees 80 to 105; `rays` follows them. What a packet carries is the truth: how
+much of it a recipe finds again, or a network predicts, can be counted. Windows of packets are as narrow as a cell of
+the lattice, which leaves the waves a few hundredths of their power in degrees below 22; they are not projected.
 
 `nonlocality` scales the way that packets go sideways. At 0 the flux of a column is a function of the column alone
 (winds, temperature, height of the ground, latitude) and of chance; at 1 what arrives aloft has come from hundreds of
@@ -50,14 +51,14 @@ Singles = NDArray[np.float32]
 _INTERMITTENT, _PHASE = 10, 11
 """What chance is asked for, beside what the atmosphere asks."""
 
-SPEEDS = (15.0, 24.2)
-"""Phase speeds over the flow at a jet, m/s: quartiles of N(0, 15 m/s) beyond 12 m/s; slower waves do not leave."""
+SPEEDS = (13.2, 22.9)
+"""Phase speeds over the flow at a jet, m/s: quartiles of N(0, 15 m/s) beyond 10 m/s; slower waves do not leave."""
 
 TURNS = (-45.0, 45.0)
 """Degrees from the direction against the shear in which a jet sends the waves of each speed."""
 
-HILL_DEGREE = 105
-JET_DEGREES = (120, 90)
+HILL_DEGREE = 95
+JET_DEGREES = (105, 80)
 """Horizontal wavenumbers of packets, as degrees: of hills, and of jets for each of the speeds."""
 
 HILL_LEVEL, JET_LEVEL = SURFACE, 50_000.0

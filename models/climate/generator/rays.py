@@ -31,8 +31,8 @@ RADIUS = 6.37122e6
 NEAR_INERTIAL = 1.1
 """Intrinsic frequency over |f| at which a packet is left behind: beneath, it would climb for weeks."""
 
-SLOWEST = 0.1
-"""Vertical group velocity in m/s below which a packet is left behind: it would need more than a day for 10 km."""
+SLOWEST = 0.07
+"""Vertical group velocity in m/s below which a packet is left behind: it would need days for 10 km."""
 
 EDGE = 85.0
 """Degrees of latitude beyond which no ray is followed: its direction, fixed to the meridian, loses its meaning."""

@@ -172,9 +172,11 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
                 continue
             error = _apart(truth, guess)
             means = (draws @ np.bincount(index, error)) / (draws @ np.bincount(index))
+            mean = float(error.mean())
             low, high = np.quantile(means, (0.025, 0.975))
+            low, high = min(float(low), mean), max(float(high), mean)  # one draw has no spread, but it rounds
             name = f"{rule}_{lead}d_rms"
-            metrics |= {name: float(error.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+            metrics |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return metrics
 
 

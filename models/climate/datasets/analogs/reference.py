@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-TOLERANCES: Mapping[str, float] = {}
-"""Every variable must be equal to its reference."""
+TOLERANCES: Mapping[str, float] = {"SLP": 3e-7, "T2M": 3e-7, "lat_given": 1e-7, "lon_given": 1e-7}
+"""Relative distance that a variable may have from its reference, for units that are converted and for GRIB, whose
+coordinates are whole numbers of a millionth of a degree; others must be equal."""
 
 _NAMES = {"SLP": ("SLP", "msl", "slp", "prmsl"), "T2M": ("T2M", "t2m", "2t")}
 _FACTORS = {"Pa": 1.0, "hPa": 100.0, "mb": 100.0, "K": 1.0}
@@ -40,10 +41,10 @@ def reference(config: "AnalogsConfig", part: Part, files: Mapping[str, tuple[Pat
         The root group.
 
     Raises:
-        InputError: a file is no netCDF, or its pressure or temperature goes by a name or unit that is not known here.
+        InputError: the pressure or temperature of a file goes by a name that is not known here.
 
     Source:
-        Ours, on netCDF4.
+        Ours, on netCDF4 and eccodes.
     """
     import xarray as xr
 
@@ -73,15 +74,12 @@ _DTYPES = {"time": "i4", "SLP": "f4", "T2M": "f4", "lat_given": "f8", "lon_given
 
 def _day(config: "AnalogsConfig", path: Path, day: date, about: Mapping[str, Any]) -> dict[str, Any]:
     """One day of one file."""
+    with path.open("rb") as stream:
+        if b"GRIB" in stream.read(4096):
+            return _messages(config, path, day, about)
     import netCDF4
 
-    try:
-        file = netCDF4.Dataset(path)
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be made again by the reference, which reads netCDF alone ({error})."
-        ) from error
-    with file:
+    with netCDF4.Dataset(path) as file:
         file.set_auto_maskandscale(False)
         latitude = [float(one) for one in file[_one(file, ("lat", "latitude"), path)][:]]
         longitude = [float(one) for one in file[_one(file, ("lon", "longitude"), path)][:]]
@@ -112,6 +110,51 @@ def _day(config: "AnalogsConfig", path: Path, day: date, about: Mapping[str, Any
                     if column >= 0 and float(line[column]) not in marks:
                         values[i, j] = float(line[column]) * factor
             out[name] = values
+    return out
+
+
+def _messages(config: "AnalogsConfig", path: Path, day: date, about: Mapping[str, Any]) -> dict[str, Any]:
+    """One day of a GRIB file, message by message."""
+    import eccodes
+
+    wanted = datetime(day.year, day.month, day.day, config.hour)
+    out: dict[str, Any] = {"granule": json.dumps({})}
+    exactly = config.repeats("longitude_residue")
+    with path.open("rb") as stream:
+        while (handle := eccodes.codes_grib_new_from_file(stream)) is not None:
+            try:
+                short = eccodes.codes_get(handle, "shortName")
+                name = next((ours for ours, theirs in _NAMES.items() if short in theirs), None)
+                clock = f"{eccodes.codes_get(handle, 'validityDate')}{eccodes.codes_get(handle, 'validityTime'):04d}"
+                moment = datetime.strptime(clock, "%Y%m%d%H%M")
+                if name is None or name in out or (moment != wanted and config.compat != "published"):
+                    continue
+                table = eccodes.codes_get_values(handle)
+                latitudes, longitudes = (eccodes.codes_get_array(handle, key) for key in ("latitudes", "longitudes"))
+                latitude, longitude = sorted(set(latitudes.tolist())), sorted(set(longitudes.tolist()))
+                cells = dict(
+                    zip(zip(latitudes.tolist(), longitudes.tolist(), strict=True), table.tolist(), strict=True)
+                )
+                absent = (
+                    eccodes.codes_get(handle, "missingValue") if eccodes.codes_get(handle, "bitmapPresent") else None
+                )
+            finally:
+                eccodes.codes_release(handle)
+            rows = _places(latitude, about["latitude"], (config.south, config.north), exactly)
+            columns = _places(longitude, about["longitude"], (config.west, config.east), exactly)
+            out["time"] = round((moment - datetime(1970, 1, 1)).total_seconds() / 60)
+            out["lat_given"] = [latitude[row] if row >= 0 else np.nan for row in rows]
+            out["lon_given"] = [longitude[column] if column >= 0 else np.nan for column in columns]
+            out[name] = [
+                [
+                    np.nan if row < 0 or column < 0 or cells[latitude[row], longitude[column]] == absent
+                    else cells[latitude[row], longitude[column]]
+                    for column in columns
+                ]
+                for row in rows
+            ]  # fmt: skip
+    if missing := [name for name in _NAMES if name not in out]:
+        raise InputError(f"{path} cannot be made again by the reference: {wanted} has no {missing[0]}.")
     return out
 
 

@@ -110,7 +110,9 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
         }
         for name, score in scores.items():
             means = (draws @ np.bincount(block, score)) / (draws @ np.bincount(block))
+            mean = float(score.mean())
             low, high = np.quantile(means, (0.025, 0.975))
+            low, high = min(float(low), mean), max(float(high), mean)  # one draw has no spread, but it rounds
             key = f"{rule}_{name}"
-            metrics |= {key: float(score.mean()), f"{key}_low": float(low), f"{key}_high": float(high)}
+            metrics |= {key: mean, f"{key}_low": low, f"{key}_high": high}
     return metrics

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from models.climate.datasets import schemas
-from models.climate.datasets.outlooks import hrrr, pages, tables
+from models.climate.datasets.outlooks import hrrr, model, pages, tables
 from models.climate.datasets.outlooks.pages import Issue
 from models.climate.datasets.outlooks.tables import Row
 from models.climate.datasets.recipe import Recipe
@@ -53,6 +53,17 @@ class OutlooksConfig(Recipe):
     pairing: Literal["nearest", "every"] = setting(
         "nearest", "Pairing", "Pair a run with the outlook issued nearest to it, or with every one of its day."
     )
+    variables: tuple[str, ...] = setting(
+        (),
+        "Fields",
+        "Fields of the model's files that are stored beside, by their names there, such as t, u, v; none: names alone.",
+    )
+    level: int = setting(
+        1, "Level", "Which level of fields that have several; of HRRR's 50 the lowest is 1.", ge=1, le=1000
+    )
+    every: int = setting(
+        8, "Points of a cell", "Points of the model's grid along a side of a stored cell, 1 to 512.", ge=1, le=512
+    )
     gaps: bool = setting(
         False, "Gaps allowed", "Whether an outlook that a list names may be missing; else it is refused."
     )
@@ -68,6 +79,16 @@ class OutlooksConfig(Recipe):
             raise ValueError(
                 "OutlooksConfig.pages must name outlooks when the source is 'files', got ''; give a path, a glob or a "
                 "URL."
+            )
+
+        if self.source == "files" and self.variables and not self.images:
+            raise ValueError(
+                "OutlooksConfig.images must name the model's files when variables are to be stored, got ''; give a "
+                "path, a glob or a URL, or take the variables out."
+            )
+        if len(set(self.variables)) < len(self.variables) or {"file_name", "moment"} & set(self.variables):
+            raise ValueError(
+                f"OutlooksConfig.variables must be different fields, got {self.variables}; name each once."
             )
 
     def sources(self) -> Mapping[str, str]:
@@ -86,7 +107,7 @@ class OutlooksConfig(Recipe):
                 Part(name=str(day), about={"under": str(day), "images": images.get(day, [])})
                 for day in _every(first, last)
             ]
-            return Survey(parts=tuple(parts), groups=self._groups())
+            return Survey(parts=tuple(parts), groups=self._groups(self._generated_frame(first)))
         wanted = files.get("pages", ())
         if not wanted:
             raise AwaitedError(f"no file matches {self.pages!r}; correct OutlooksConfig.pages, or get the outlooks.")
@@ -103,12 +124,23 @@ class OutlooksConfig(Recipe):
             raise AwaitedError(
                 f"no outlook of {self.start or 'any day'} to {self.end or 'any day'}; get more, or other days."
             )
+        runs = {path.name: path for path in files.get("images", ()) if self.variables and path.suffix == ".grib2"}
+        frame = None
+        if self.variables:
+            if not runs:
+                raise AwaitedError(
+                    f"{self.images!r} names no .grib2 file to take {self.variables} from; name the files."
+                )
+            frame = model.frame_in(runs[min(runs)], self.variables, self.level, self.every)
         parts = []
         for day in sorted({*requests, *images}):
-            listed = requests.get(day, [])
-            about = {"under": str(day), "images": images.get(day, []), "urls": [url for url, _ in listed]}
-            parts.append(Part(name=str(day), files=tuple(str(path) for _, path in listed), about=about))
-        return Survey(parts=tuple(parts), groups=self._groups())
+            listed, named = requests.get(day, []), images.get(day, [])
+            there = [str(runs[name]) for name in named if name in runs]
+            about = {"under": str(day), "images": named, "urls": [url for url, _ in listed]}
+            if frame is not None:
+                about["cells"] = list(frame.latitude.shape)
+            parts.append(Part(name=str(day), files=(*(str(path) for _, path in listed), *there), about=about))
+        return Survey(parts=tuple(parts), groups=self._groups(frame))
 
     def _pages(self, paths: Sequence[Path]) -> tuple[dict[str, Path], list[tuple[Path, list[str]]]]:
         """Outlooks by their address, and lists with the addresses that they name."""
@@ -200,7 +232,7 @@ class OutlooksConfig(Recipe):
             for issue, url, text in self._generated(under):
                 rows += tables.rows_of(text, issue, url, under, three_dots=three_dots, what=url)
             return rows
-        for url, file in zip(part.about["urls"], part.files, strict=True):
+        for url, file in zip(part.about["urls"], part.files, strict=False):  # the model's files stand behind
             page = pages.text_of(Path(file))
             issue = _issue(Path(file))
             rows += tables.rows_of(page, issue, url, under, three_dots=three_dots, what=file)
@@ -223,13 +255,66 @@ class OutlooksConfig(Recipe):
         images = [(name, _place(name), hrrr.moment_of(name)) for name in part.about["images"]]
         named = [(name, moment) for name, _, moment in images]
         pairs = tables.pairs_of(named, rows, first=self.repeats("first_outlook"), every=self.pairing == "every")
-        layouts = self._groups()
-        return {
-            group: xr.Dataset({name: (layouts[group].variables[name].dims, one) for name, one in variables.items()})
+        made = {
+            group: xr.Dataset({name: ((group[:-1],), one) for name, one in variables.items()})
             for group, variables in tables.arrays(rows, images, pairs).items()
         }
+        return {**made, "fields": self._fields(part)} if self.variables else made
 
-    def _groups(self) -> dict[str, Layout]:
+    def _fields(self, part: Part) -> "xr.Dataset":
+        """Fields of the runs of one day that are there, a run at a time."""
+        import xarray as xr
+
+        names, fields = [], []
+        if self.source == "generated":
+            names = list(part.about["images"])
+            fields = [self._generated_fields(hrrr.moment_of(name).date()) for name in names]
+            shape = self._generated_frame(date.fromisoformat(part.about["under"])).latitude.shape
+        else:
+            shape = tuple(part.about["cells"])
+            for file in part.files[len(part.about["urls"]) :]:
+                path = Path(file)
+                moment = hrrr.moment_of(path.name)
+                names.append(path.name)
+                fields.append(model.read(path, moment, self.variables, self.level, self.every, (shape[0], shape[1])))
+        minutes = [round((hrrr.moment_of(name) - tables.EPOCH).total_seconds() / 60) for name in names]
+        columns: dict[str, Any] = {
+            "file_name": (("run",), np.array(names, object)),
+            "moment": (("run",), np.array(minutes, np.int32)),
+        }
+        for name in self.variables:
+            stack = [one[name] for one in fields]
+            columns[name] = (("run", "y", "x"), np.stack(stack) if stack else np.zeros((0, *shape), np.float32))
+        return xr.Dataset(columns)
+
+    def _generated_frame(self, day: date) -> model.Frame:
+        """The stored grid of the generated world."""
+        from models.climate.generator import outlooks as world
+
+        config = world.OutlooksConfig(daily=self.daily, seed=self.seed)
+        held = world.native_of(config, day) if self.variables else {}
+        if missing := [name for name in self.variables if name not in held]:
+            raise ValueError(
+                f"OutlooksConfig.variables names {missing[0]!r}, which the generated world lacks; it has "
+                f"{', '.join(sorted(held))}."
+            )
+        if self.variables and self.level > config.levels:
+            raise ValueError(
+                f"OutlooksConfig.level must be at most {config.levels} in the generated world, got {self.level}."
+            )
+        fields = world.fields_of(config, day)
+        units = {"t": "K", "u": "m s-1", "v": "m s-1", "q": "kg kg-1", "pres": "Pa"}
+        return model.frame_of(fields["latitude"], fields["longitude"], self.every, units, "the generated grid")
+
+    def _generated_fields(self, day: date) -> dict[str, "np.ndarray[Any, Any]"]:
+        from models.climate.generator import outlooks as world
+
+        held = world.native_of(world.OutlooksConfig(daily=self.daily, seed=self.seed), day)
+        return {
+            name: model.together(held[name][self.level - 1], self.every).astype(np.float32) for name in self.variables
+        }
+
+    def _groups(self, frame: model.Frame | None) -> dict[str, Layout]:
         def of(dim: str, **variables: tuple[str, dict[str, Any]]) -> Layout:
             return Layout(
                 append=dim,
@@ -243,7 +328,9 @@ class OutlooksConfig(Recipe):
 
         time = {"units": _TIME, "calendar": "proleptic_gregorian"}
         flags = {"flag_values": [0, 1], "flag_meanings": "no yes"}
+        fields = {"fields": self._field_layout(frame)} if self.variables and frame is not None else {}
         return {
+            **fields,
             "outlooks": of(
                 "outlook",
                 stored_under=("int32", {"long_name": "day of its table", "units": "days since 1970-01-01"}),
@@ -271,6 +358,33 @@ class OutlooksConfig(Recipe):
             ),
         }
 
+    def _field_layout(self, frame: model.Frame) -> Layout:
+        """Fields of runs on the stored grid."""
+        rows, columns = frame.latitude.shape
+        axes = {"latitude": ("degrees_north", frame.latitude), "longitude": ("degrees_east", frame.longitude)}
+
+        def along(dtype: str, **attrs: Any) -> Variable:
+            return Variable(dims=("run",), dtype=dtype, attrs=attrs, chunks={"run": _CHUNK}, shards={"run": _SHARD})
+
+        def field(name: str) -> Variable:
+            attrs = {"units": frame.units[name], "coordinates": "latitude longitude", "cell_methods": "y: x: mean"}
+            return Variable(dims=("run", "y", "x"), dtype="float32", attrs=attrs, chunks={"run": 1}, shards={"run": 64})
+
+        return Layout(
+            append="run",
+            sizes={"y": rows, "x": columns},
+            coordinates={
+                name: (("y", "x"), values, {"standard_name": name, "units": units})
+                for name, (units, values) in axes.items()
+            },
+            attrs={"Conventions": "CF-1.11", "level": self.level, "points_of_a_cell": self.every},
+            variables={
+                "file_name": along("str", long_name="name of the model's file"),
+                "moment": along("int32", standard_name="time", units=_TIME, calendar="proleptic_gregorian"),
+                **{name: field(name) for name in self.variables},
+            },
+        )
+
     def export(self, groups: Mapping[str, "xr.Dataset"], folder: Path) -> tuple[Path, ...]:
         """The tables of outlooks, one a day, the table of pairs, and the list of the model's files."""
         folder = Path(folder)
@@ -279,10 +393,13 @@ class OutlooksConfig(Recipe):
             raise InputError("no model file has an outlook of its day, so there is no metadata to write; add outlooks.")
         under = np.asarray(outlooks["stored_under"].values).astype(np.int64)
         written = []
-        for start, stop in _runs(under):
-            block = outlooks.isel(outlook=slice(start, stop)).load()
-            day = _EPOCH + timedelta(days=int(under[start]))
-            written.append(schemas.write_text(folder / "csv_reports" / f"{day:%Y%m%d}.csv", _reports(block)))
+        for days in _batches(under):
+            begin = days[0][0]
+            block = outlooks.isel(outlook=slice(begin, days[-1][1])).load()
+            for start, stop in days:
+                day = _EPOCH + timedelta(days=int(under[start]))
+                rows = block.isel(outlook=slice(start - begin, stop - begin))
+                written.append(schemas.write_text(folder / "csv_reports" / f"{day:%Y%m%d}.csv", _reports(rows)))
         written.append(
             schemas.write_text(folder / "metadata.csv", _columns(pairs, "pair", file_name="file_name", text="text"))
         )
@@ -318,10 +435,18 @@ def _line(values: Sequence[str]) -> str:
     return out.getvalue()
 
 
-def _runs(values: "np.ndarray[Any, Any]") -> Iterator[tuple[int, int]]:
-    """Begin and end of every run of equal values."""
+def _batches(values: "np.ndarray[Any, Any]") -> Iterator[list[tuple[int, int]]]:
+    """Begin and end of every run of equal values, as many runs at once as some thousand rows have."""
     edges = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    return ((start, stop) for start, stop in pairwise(edges) if stop > start)
+    held: list[tuple[int, int]] = []
+    for start, stop in pairwise(edges):
+        if held and stop - held[0][0] > 4 * _CHUNK:
+            yield held
+            held = []
+        if stop > start:
+            held.append((start, stop))
+    if held:
+        yield held
 
 
 def _issue(path: Path) -> Issue:
@@ -345,13 +470,13 @@ def _every(first: date, last: date) -> Iterator[date]:
 
 
 def tiny() -> OutlooksConfig:
-    """Thirty generated days."""
-    return OutlooksConfig()
+    """Thirty generated days, and the temperature of their runs."""
+    return OutlooksConfig(variables=("t",))
 
 
 def small() -> OutlooksConfig:
-    """Three generated years."""
-    return OutlooksConfig(start="2019-01-01", end="2021-12-31")
+    """Three generated years, with temperature, wind and humidity of their runs."""
+    return OutlooksConfig(start="2019-01-01", end="2021-12-31", variables=("t", "u", "v", "q"))
 
 
 def paper() -> OutlooksConfig:

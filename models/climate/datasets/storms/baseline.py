@@ -181,5 +181,7 @@ def _interval(name: str, error: Array, storm: Array, draws: Array) -> dict[str, 
     total = np.bincount(index, error)
     number = np.bincount(index)
     means = (draws @ total) / (draws @ number)
+    mean = float(error.mean())
     low, high = np.quantile(means, (0.025, 0.975))
-    return {name: float(error.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+    low, high = min(float(low), mean), max(float(high), mean)  # one draw has no spread, but it rounds
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}

@@ -27,6 +27,8 @@ IDENTIFIERS = "CGILPRSTW"
 STATUSES = ("TD", "TS", "HU", "EX", "SD", "SS", "LO", "WV", "DB", "ET", "PT", "ST", "TY")
 """The nine of the format's description, and four that rows from the western Pacific carry."""
 
+LONGEST_NAME = 20
+
 MISSING = -999
 OLD_MISSING = -99
 """What stands for a wind that is not known."""
@@ -157,6 +159,8 @@ class _Reader:
     def header(self, fields: Sequence[str]) -> None:
         if len(fields) != 3:
             self.refuse("header", ", ".join(fields), "it must hold identity, name and number of rows")
+        if len(fields[1]) > LONGEST_NAME:
+            self.refuse("name", fields[1], f"it must have at most {LONGEST_NAME} letters")
         self.open, self.began, self.fields = True, self.line, 0
         self.identity, self.name = fields[0], fields[1]
         if not fields[2].isdigit() or int(fields[2]) == 0:

@@ -342,6 +342,7 @@ def _rows_of(path: Path, month: str, *, any_month: bool) -> pa.Table:
     digits = month.replace("-", "")
     there = pc.fill_null(pc.starts_with(table["VALID"], digits), False)
     if not month_of_name(path):
+        _examine_range(path, table)
         return table.filter(there)
     if pc.all(there, min_count=0).as_py():
         return table
@@ -350,3 +351,16 @@ def _rows_of(path: Path, month: str, *, any_month: bool) -> pa.Table:
         f"{path.name} is named after {month}, but its row {at + 1} has VALID {table['VALID'][at].as_py()!r}: a copy of "
         "another month is what a failed download leaves; fetch it again, or rename it."
     )
+
+
+def _examine_range(path: Path, table: pa.Table) -> None:
+    """Refuse a file some of whose rows lie before its first or after its last: no part would ask for their months."""
+    months = months_of(path)
+    found = pc.min_max(pc.utf8_slice_codeunits(table["VALID"], 0, 6)).as_py()
+    for month in (found["min"], found["max"]):
+        if month is not None and f"{month[:4]}-{month[4:]}" not in months:
+            at = int(pc.index(pc.starts_with(table["VALID"], month), pa.scalar(True)).as_py())
+            raise InputError(
+                f"{path.name}, row {at + 1}: VALID {table['VALID'][at].as_py()!r} lies outside of {months[0]} to "
+                f"{months[-1]}, the months of its first and last row; sort the file by VALID."
+            )

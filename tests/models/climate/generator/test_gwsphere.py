@@ -1,6 +1,9 @@
 """The sphere of gravity waves: columns alone at non-locality 0, a way sideways at 1, a truth that is found again."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -100,6 +103,26 @@ def test_an_hour_is_the_same_alone_and_in_company_and_seeds_are_different_worlds
         assert np.isfinite(getattr(first, field.name)).all()
     other = state_of(dataclasses.replace(SMALL, seed=4), HOUR)
     assert np.abs(other.zs - first.zs).max() > 100
+
+
+def test_another_process_with_other_threads_makes_the_same_bits() -> None:
+    script = """
+import hashlib
+from models.climate.generator.gwsphere import GwsphereConfig, era5_grid, fields_on, state_of
+config, digest = GwsphereConfig(rows=24, columns=48, levels=9, seed=3), hashlib.sha256()
+for made in (state_of(config, 403247), fields_on(config, 403247, *era5_grid(121, 240), levels=[3, 8])):
+    for array in vars(made).values():
+        digest.update(array.tobytes())
+print(digest.hexdigest())
+"""
+    digests = set()
+    for threads in ("1", "3"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(run.stdout)
+    assert len(digests) == 1
 
 
 def test_intermittency_changes_the_fluxes_and_not_their_mean() -> None:

@@ -14,8 +14,9 @@ from models.climate.datasets import schemas
 from models.climate.datasets.analogs.baseline import Days, baseline, type_agreement
 from models.climate.datasets.analogs.config import AnalogsConfig, paper, small, tiny
 from models.climate.datasets.analogs.figures import figures
-from models.climate.datasets.analogs.reference import checks, reference
+from models.climate.datasets.analogs.reference import TOLERANCES, checks, reference
 from models.climate.datasets.analogs.region import Axes, Bounds
+from models.climate.datasets.certificate import distance
 from models.climate.generator import surface
 from models.common.errors import AwaitedError, InputError
 from tests.models.climate.samples import message, real, write_netcdf
@@ -199,6 +200,10 @@ def test_grib_is_cut_alike_and_its_days_are_read_from_its_times(tmp_path: Path) 
     assert survey.parts[0].about["days"] == ["2020-02-28", "2020-02-29"]
     rows = [list(latitude).index(one) for one in (45.0, 50.0, 55.0)]
     assert np.allclose(groups[""]["SLP"].values[1], table[np.ix_(rows, [46, 47, 0])], rtol=1e-6)
+    config = AnalogsConfig(source="files", files="x")
+    again = reference(config, survey.parts[0], {})[""]
+    for name in survey.groups[""].variables:
+        assert distance(groups[""][name].values, again[name].values) <= TOLERANCES.get(name, 0.0), name
 
 
 @pytest.mark.parametrize(

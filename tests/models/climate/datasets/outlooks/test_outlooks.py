@@ -11,10 +11,11 @@ import pytest
 import xarray as xr
 
 from models.climate.datasets import schemas
+from models.climate.datasets.certificate import distance
 from models.climate.datasets.outlooks.baseline import baseline, overlap, weighted, words_of
 from models.climate.datasets.outlooks.config import OutlooksConfig, paper, small, tiny
 from models.climate.datasets.outlooks.figures import figures
-from models.climate.datasets.outlooks.reference import checks, reference
+from models.climate.datasets.outlooks.reference import TOLERANCES, checks, reference
 from models.climate.generator import outlooks as world
 from models.common.errors import AwaitedError, InputError
 from tests.models.climate.datasets.outlooks.test_pages import SUMMARY, TEXT
@@ -230,13 +231,14 @@ def test_written_pages_give_what_the_generated_world_gives(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def stored() -> Groups:
     """Thirty generated days."""
-    return whole(tiny())[0]
+    return whole(OutlooksConfig())[0]
 
 
 def test_generated_days_hold_what_must_hold(stored: Groups) -> None:
     assert [claim.sentence() for claim in checks(stored) if not claim.holds] == []
     assert paper().hour == 1 and paper().start == "2018-01-01"
     assert len(small().survey({}).parts) == 1096
+    assert list(tiny().survey({}).groups) == ["fields", "outlooks", "images", "pairs"]
 
 
 def changed(group: str, name: str, change: Callable[[Any], Any]) -> Callable[[Groups], Groups]:
@@ -303,3 +305,65 @@ def test_figures_count_runs_and_words(stored: Groups) -> None:
     found = {figure.name: figure for figure in figures(stored)}
     assert list(found) == ["runs_with_text", "words_by_hour"]
     assert found["runs_with_text"].title == "30 of 30 runs have a text"
+
+
+FIELDS: dict[str, Any] = {"variables": ("t", "u"), "level": 2, "every": 5}
+
+
+def test_fields_of_the_runs_are_stored_beside_from_generated_days_and_from_grib_alike(tmp_path: Path) -> None:
+    first, last = date(2021, 1, 1), date(2021, 1, 3)
+    settings: dict[str, Any] = {"start": str(first), "end": str(last), **FIELDS}
+    pages = world.write_outlooks(world.OutlooksConfig(), tmp_path, first, last)
+    runs = world.write_hrrr(world.OutlooksConfig(), tmp_path, first, last)
+    generated = OutlooksConfig(**settings)
+    from_files = OutlooksConfig(source="files", pages="x", images="y", **settings)
+    found: list[xr.Dataset] = []
+    for config, files in ((generated, {}), (from_files, {"pages": pages, "images": runs})):
+        survey = config.survey(files)
+        layout = survey.groups["fields"]
+        made = [config.part(part)["fields"] for part in survey.parts]
+        for part, one in zip(survey.parts, made, strict=True):
+            again = reference(config, part, {})["fields"]
+            for name in layout.variables:
+                limit = TOLERANCES.get(f"fields/{name}", 0.0)
+                assert distance(one[name].values, again[name].values) <= limit
+        axes = {name: (dims, values) for name, (dims, values, _) in layout.coordinates.items()}
+        found.append(xr.concat(made, "run").assign_coords(axes))
+    assert found[0]["t"].shape == (3, 36 // 5, 60 // 5)
+    assert found[0]["file_name"].values.tolist() == [path.name for path in runs]
+    for name in ("t", "u", "latitude", "longitude"):
+        assert np.allclose(found[0][name], found[1][name], rtol=1e-4, atol=1e-3)
+    held = world.native_of(world.OutlooksConfig(), date(2021, 1, 2))["t"][1]
+    assert float(found[0]["t"][1, 2, 3]) == pytest.approx(float(held[10:15, 15:20].mean()), rel=1e-6)
+
+
+def test_fields_that_cannot_be_stored_are_refused(tmp_path: Path) -> None:
+    day = date(2021, 1, 1)
+    pages = world.write_outlooks(world.OutlooksConfig(), tmp_path, day, day)
+    (run,) = world.write_hrrr(world.OutlooksConfig(), tmp_path, day, day)
+    config = OutlooksConfig(source="files", pages="x", images="y", **FIELDS)
+    wrong = tmp_path / "hrrr.20210101.t05z.wrfnatf00.grib2"
+    wrong.write_bytes(run.read_bytes())
+    survey = config.survey({"pages": pages, "images": (wrong,)})
+    with pytest.raises(InputError, match="t is of 2021-01-01T01:00, its name says 2021-01-01 05:00:00"):
+        config.part(survey.parts[0])
+    with pytest.raises(InputError, match="no variable 'cape'"):
+        OutlooksConfig(source="files", pages="x", images="y", variables=("cape",)).survey(
+            {"pages": pages, "images": (run,)}
+        )
+    with pytest.raises(InputError, match="no level 9"):
+        OutlooksConfig(source="files", pages="x", images="y", variables=("t",), level=9).survey(
+            {"pages": pages, "images": (run,)}
+        )
+    listing = tmp_path / "names.txt"
+    listing.write_text(f"{run.name}\n")
+    with pytest.raises(AwaitedError, match=r"names no \.grib2 file to take"):
+        config.survey({"pages": pages, "images": (listing,)})
+    with pytest.raises(ValueError, match=r"OutlooksConfig\.images must name the model's files"):
+        OutlooksConfig(source="files", pages="x", variables=("t",))
+    with pytest.raises(ValueError, match="must be different fields"):
+        OutlooksConfig(variables=("t", "t"))
+    with pytest.raises(ValueError, match="names 'gh', which the generated world lacks; it has pres, q, t, u, v"):
+        OutlooksConfig(variables=("gh",)).survey({})
+    with pytest.raises(ValueError, match="level must be at most 5 in the generated world, got 9"):
+        OutlooksConfig(variables=("t",), level=9).survey({})

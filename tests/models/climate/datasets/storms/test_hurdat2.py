@@ -2,11 +2,14 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from models.climate.datasets.storms.hurdat2 import MISSING, lines_of, read, written
+from models.climate.datasets.storms.hurdat2 import IDENTIFIERS, MISSING, STATUSES, Track, lines_of, read, written
 from models.common.errors import InputError
 from tests.models.climate.samples import real
 
@@ -97,6 +100,7 @@ ROW = f"18510625, 0000,  , HU, 28.0N,  94.8W,  80, -999{RADII},"
         (ROW.replace("  80, -999", "  80,  500"), "pressure is '500'; it must lie between 800 and 1100"),
         (ROW.removesuffix(" -999,"), "number of fields is 19; a row has 20, or 21"),
         ("AL021851, UNNAMED, x,", "number of rows is 'x'; it must be a whole number above 0"),
+        (f"AL021851, {'A' * 21}, 1,", "it must have at most 20 letters"),
         ("AL021851, UNNAMED,", "header is 'AL021851, UNNAMED'; it must hold identity, name and number of rows"),
     ],
 )
@@ -139,3 +143,61 @@ def test_a_file_that_is_no_text_is_refused(content: bytes | None, said: str, tmp
         path.write_bytes(content)
     with pytest.raises(InputError, match=said):
         list(read(lines_of(path), str(path)))
+
+
+@settings(max_examples=150, database=None)
+@given(st.integers(0, len(NEW + OLD) - 1), st.characters(min_codepoint=32, max_codepoint=126), st.booleans())
+def test_a_text_with_one_letter_changed_is_read_or_refused_and_nothing_else(at: int, letter: str, drop: bool) -> None:
+    text = NEW + OLD
+    spoilt = text[:at] + ("" if drop else letter) + text[at + 1 :]
+    try:
+        found = list(read(spoilt.splitlines(), "spoilt"))
+    except InputError as error:
+        assert str(error).startswith("spoilt, line ")
+    else:
+        assert sum(len(track.minutes) for track in found) == 5
+
+
+PLACES = st.integers(0, 900).map(lambda tenths: tenths / 10)
+
+
+@st.composite
+def tracks(draw: st.DrawFn) -> Track:
+    """Any storm that the format can hold."""
+    count = draw(st.integers(1, 5))
+
+    def numbers(low: int, high: int, *shape: int) -> np.ndarray[Any, Any]:
+        one = st.one_of(st.just(MISSING), st.integers(low, high))
+        size = int(np.prod(shape))
+        return np.array(draw(st.lists(one, min_size=size, max_size=size)), np.int16).reshape(shape)
+
+    fields = draw(st.sampled_from((20, 21)))
+    minutes = np.cumsum(draw(st.lists(st.integers(1, 1440), min_size=count, max_size=count)))
+    sign = np.array(draw(st.lists(st.sampled_from((-1.0, 1.0)), min_size=2 * count, max_size=2 * count)))
+    place = np.array(draw(st.lists(PLACES, min_size=2 * count, max_size=2 * count)))
+    return Track(
+        identity=f"{draw(st.sampled_from(('AL', 'EP', 'CP', 'WP')))}{draw(st.integers(1, 99)):02d}1999",
+        name=draw(st.text("ABCDEFGHIJ", max_size=10)),
+        fields=fields,
+        minutes=draw(st.integers(-62_000_000, 30_000_000)) + minutes,
+        record=tuple(draw(st.lists(st.sampled_from(("", *IDENTIFIERS)), min_size=count, max_size=count))),
+        status=tuple(draw(st.lists(st.sampled_from(STATUSES), min_size=count, max_size=count))),
+        latitude=place[:count] * sign[:count],
+        longitude=2 * place[count:] * sign[count:],
+        wind=numbers(0, 200, count),
+        pressure=numbers(850, 1050, count),
+        radii=numbers(0, 900, count, 12),
+        rmw=numbers(0, 300, count) if fields == 21 else np.full(count, MISSING, np.int16),
+    )
+
+
+@settings(max_examples=30, database=None)
+@given(st.lists(tracks(), max_size=3))
+def test_whatever_is_written_is_read_again(given_tracks: list[Track]) -> None:
+    again = list(read("".join(written(given_tracks)).splitlines(), "written"))
+    assert len(again) == len(given_tracks)
+    for one, other in zip(again, given_tracks, strict=True):
+        assert (one.identity, one.name, one.fields) == (other.identity, other.name, other.fields)
+        assert (one.record, one.status) == (other.record, other.status)
+        for name in ("minutes", "latitude", "longitude", "wind", "pressure", "radii", "rmw"):
+            assert np.allclose(getattr(one, name), getattr(other, name), atol=1e-9), name

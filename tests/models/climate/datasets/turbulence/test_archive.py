@@ -115,6 +115,14 @@ def test_a_file_that_is_not_there_or_runs_backwards_is_refused(tmp_path: Path) -
         months_of(write_month(tmp_path, "", rows, name="archive.csv"))
 
 
+def test_a_row_before_the_first_or_after_the_last_is_refused(tmp_path: Path) -> None:
+    for odd in ("202210010000", "202303010000"):
+        rows = [line("202301010000", "350", "MOD"), line(odd, "350", "MOD"), line("202302010000", "350", "MOD")]
+        path = write_month(tmp_path, "", rows, name="archive.csv")
+        with pytest.raises(InputError, match=rf"archive.csv, row 2: VALID '{odd}' lies outside of 2023-01 to 2023-02"):
+            read_month(Files.of((("2023-01", (path,)),)), "2023-01", MENDED)
+
+
 def test_a_bulletin_of_raw_reports_is_refused_as_what_it_is() -> None:
     for path in sorted(real("text/pirep_PRCUS.txt").parent.glob("pirep_*.txt")):
         with pytest.raises(InputError, match=rf"{path.name} is a bulletin of raw reports.*neither month nor year"):
