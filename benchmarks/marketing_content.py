@@ -34,9 +34,10 @@ from rich.console import Console
 from scipy.special import expit, logit
 
 from benchmarks._pieces import markdown, mean_interval, measured
-from models.marketing.adaptive import content, logistic
+from models.marketing import logistic
+from models.marketing.adaptive import content
 from models.marketing.adaptive.content import Volumes, choose, doubly_robust, rank, rank_in_turn, run_rounds
-from models.marketing.adaptive.logistic import fit_ridge, logits
+from models.marketing.logistic import fit_logistic
 from models.marketing.prediction import exploration
 from models.marketing.prediction.exploration import LastLayer, last_layer
 
@@ -291,13 +292,8 @@ def _mails(file: str, seed: int) -> dict[str, Any]:
     cost = 2 * COST
     predicted = np.column_stack(
         [
-            expit(
-                logits(
-                    fit_ridge(feature[early & (action == arm)], visit[early & (action == arm)], ridge=5.0),
-                    feature[~early],
-                )
-            )
-            for arm in range(3)
+            fit_logistic(feature[learned], visit[learned], ridge=5.0)(feature[~early])
+            for learned in (early & (action == arm) for arm in range(3))
         ]
     )
     predicted[:, 1:] -= cost

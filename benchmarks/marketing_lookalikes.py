@@ -28,9 +28,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks._pieces import markdown, mean_interval, measured
-from models.marketing.adaptive import logistic, lookalikes
-from models.marketing.adaptive.logistic import fit_ridge, logits
+from models.marketing import logistic
+from models.marketing.adaptive import lookalikes
 from models.marketing.adaptive.lookalikes import best_cosines, expand, fit_head
+from models.marketing.logistic import fit_logistic
 
 Floats = NDArray[np.float64]
 
@@ -182,7 +183,7 @@ def _halved(name: str, path: str, seed: int) -> dict[str, Any]:
 
 
 def _logistic(feature: Floats, early: NDArray[np.bool_], label: NDArray[np.bool_]) -> Floats:
-    return logits(fit_ridge(feature[early], label), feature)
+    return fit_logistic(feature[early], label).logits(feature)
 
 
 def _page(chosen: argparse.Namespace, sources: Mapping[str, str], found: Mapping[str, Any]) -> list[str]:

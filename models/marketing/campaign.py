@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.common.errors import InputError
 from models.marketing.allocation.policy import Policy
 from models.marketing.allocation.program import NOTHING, Program
 from models.marketing.allocation.rounding import entries, round_whole
@@ -63,6 +64,7 @@ def run_campaign(world: World, *, share: float, gap: float, seed: int) -> Campai
         The campaign.
 
     Raises:
+        InputError: the toss leaves an arm without members.
         Infeasible: the treatment's part of the rows cannot hold.
 
     Source:
@@ -71,6 +73,12 @@ def run_campaign(world: World, *, share: float, gap: float, seed: int) -> Campai
     rng = np.random.default_rng(seed)
     program = program_of(data_of(world))
     treated = rng.random(program.N) < share
+    if treated.all() or not treated.any():
+        empty = "control" if treated.all() else "treatment"
+        raise InputError(
+            f"of {program.N} members the toss leaves none to the {empty}, whose share is "
+            f"{1 - share if treated.all() else share:g}; take more members or arms of more equal size."
+        )
     own = split_program(program, treated, {0: 1 - share, 1: share})[1]
     answer = solve(own, gap=gap, seed=seed)
     shares = entries(answer)

@@ -140,19 +140,16 @@ def requested(data: Payload, requests: pa.Table, most: float) -> Program:
     weights = [name for name in requests.column_names if name in set(rows["weight"].to_pylist())]
     pairs = {"offer": np.asarray(place.to_numpy(zero_copy_only=False), np.int32)[order]}
     numbers = {name: read_numbers(Path("requests"), requests, name)[order] for name in ("value", *weights)}
-    present = [
-        not row["by"] or row["by"] not in columns or row["row"] in set(columns[row["by"]].to_pylist())
-        for row in rows.to_pylist()
-    ]
     return program_of(
         {
             "members": pa.table(columns),
             "offers": offers,
             "start": np.concatenate([[0], np.cumsum(np.bincount(member, minlength=len(names)))]).astype(np.int64),
             "pairs": pa.table({**pairs, **numbers}),
-            "rows": rows.filter(pa.array(present)),
+            "rows": rows,
         },
         most=most,
+        some=True,
     )
 
 
@@ -161,10 +158,13 @@ def _of_members(requests: pa.Table, by: str, member: NDArray[np.int64], count: i
     if by not in requests.column_names:
         raise InputError(f"the plan's rows are by {by!r}, the table has {requests.column_names}; add that column.")
     values = pc.cast(flat(requests, by), pa.string())
+    if values.null_count:
+        row = int(np.flatnonzero(np.asarray(pc.is_null(values)))[0])
+        raise InputError(f"row {row + 1}, column {by!r}: it is empty, and the plan's rows are by it; fill it in.")
     first = np.unique(member, return_index=True)[1]
-    of_member = values.take(pa.array(first))
+    of_member = values.take(pa.array(first, pa.int64()))
     same = pc.fill_null(pc.equal(of_member.take(pa.array(member)), values), False)
-    if not pc.all(same).as_py():
+    if not pc.all(same, min_count=0).as_py():
         row = int(np.flatnonzero(~np.asarray(same.to_numpy(zero_copy_only=False)))[0])
         raise InputError(
             f"row {row + 1}, column {by!r}: {values[row].as_py()!r}, the member had another entry before; give one."

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from scipy import stats
 
 from models.common.certificate import Certificate, Claim
 from models.common.configuration import check, setting
@@ -76,6 +77,8 @@ class OutcomesTableConfig:
                 "OutcomesTableConfig needs both decisions or none, got "
                 f"{self.control_decision!r} and {self.treatment_decision!r}; name the other column too."
             )
+        if self.control == self.treatment:
+            raise ValueError(f"OutcomesTableConfig.control and treatment are both {self.control!r}; name two arms.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +218,11 @@ def read_experiment(path: Path, config: OutcomesTableConfig, share: float, *, ot
     outcome = read_numbers(path, table, config.outcome_column)
     named: tuple[Any, ...] = (pa.array(["control"] * table.num_rows), pa.array(["treatment"] * table.num_rows))
     if decisions:
-        named = tuple(pc.fill_null(pc.cast(flat(table, name), pa.string()), "") for name in decisions)
+        columns = [flat(table, name) for name in decisions]
+        types = [one.type for one in columns]
+        if any(map(pa.types.is_floating, types)) and any(map(pa.types.is_integer, types)):
+            columns = [pc.cast(one, pa.float64()) for one in columns]  # else 1 would be another decision than 1.0
+        named = tuple(pc.fill_null(pc.cast(one, pa.string()), "") for one in columns)
     outcomes = pa.table(
         {"treated": treated, "control": named[0], "treatment": named[1], "outcome": pa.array(outcome)}
     ).filter(known)
@@ -272,12 +279,13 @@ def _metrics(found: TriggeredEffect, tests: Comparison, about: Mapping[str, Any]
         "lift_untriggered_low": found.everybody.low,
         "lift_untriggered_high": found.everybody.high,
         "triggered_share": found.rate,
-        "variance_ratio": found.variance_ratio,
         "units": float(sum(found.split.observed.values())),
         "sample_ratio_p": found.split.p_value,
         "trigger_ratio_p": found.triggers.p_value,
         **{f"p_{name}": finding.p_value for name, finding in tests.findings.items()},
     }
+    if np.isfinite(found.variance_ratio):  # without any spread there is none to compare
+        metrics["variance_ratio"] = found.variance_ratio
     for name, finding in (("complement_p", found.complement), ("complement_ranks_p", found.complement_ranks)):
         if finding is not None:
             metrics[name] = finding.p_value
@@ -337,14 +345,17 @@ def _effects(found: TriggeredEffect, about: Mapping[str, Any]) -> Figure:
         series=tuple(series),
         kind="bars",
         caption=f"{found.diluted.level:.0%} intervals; the ways differ for {found.rate:.1%} of "
-        f"{sum(found.split.observed.values()):,} units.",
+        f"{sum(found.split.observed.values()):,} units."
+        + (f" In doubt: {found.triggered.doubt}." if found.triggered.doubt else ""),
     )
 
 
 def _zeros(found: TriggeredEffect) -> Figure:
     """Share of buyers in both arms: what the mean alone does not tell."""
-    share = found.outcomes.positives / found.outcomes.units
-    error = 1.96 * np.sqrt(share * (1 - share) / found.outcomes.units)
+    counts = zip(found.outcomes.positives.tolist(), found.outcomes.units.tolist(), strict=True)
+    tests = [stats.binomtest(buyers, units) for buyers, units in counts]
+    ends = [test.proportion_ci(found.diluted.level, method="wilson") for test in tests]
+    share = [float(test.statistic) for test in tests]
     return Figure(
         name="buyers",
         title=f"{share[1]:.2%} of the treated buy, {share[0]:.2%} of the others",
@@ -354,13 +365,14 @@ def _zeros(found: TriggeredEffect) -> Figure:
             Series(
                 label="buyers",
                 x=("control", "treatment"),
-                y=tuple(share.tolist()),
-                low=tuple((share - error).tolist()),
-                high=tuple((share + error).tolist()),
+                y=tuple(share),
+                low=tuple(float(end.low) for end in ends),
+                high=tuple(float(end.high) for end in ends),
             ),
         ),
         kind="bars",
-        caption=f"95 % normal intervals; {int(found.outcomes.units.sum()):,} units for whom the ways differ.",
+        caption=f"{found.diluted.level:.0%} intervals (Wilson); {int(found.outcomes.units.sum()):,} units for whom the "
+        "ways differ.",
     )
 
 

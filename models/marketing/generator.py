@@ -18,6 +18,7 @@ days after the send, so what is seen early is less than what comes.
 
 # Shapes: N members, M offers, E pairs of a member and an offer she may get, L lines, F features.
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -352,10 +353,11 @@ def _members(config: GeneratorConfig, segment: Integers, x_NF: Floats) -> pa.Tab
 def _offer_table(line: Integers, channel: Integers) -> pa.Table:
     """Names, lines and channels of the offers; a name is that of line and channel, numbered when it comes again."""
     names: list[str] = []
+    counts = Counter[str]()
     for one, other in zip(line, channel, strict=True):
         plain = f"{LINES[one]}-{CHANNELS[other]}"
-        again = sum(name == plain or name.startswith(f"{plain}-") for name in names)
-        names.append(f"{plain}-{again + 1}" if again else plain)
+        counts[plain] += 1
+        names.append(f"{plain}-{counts[plain]}" if counts[plain] > 1 else plain)
     return pa.table(
         {"offer": names, "line": [LINES[one] for one in line], "channel": [CHANNELS[one] for one in channel]}
     )
@@ -377,7 +379,8 @@ def _rows(config: GeneratorConfig, world: World, segment: Integers) -> pa.Table:
         add("volume", LINES[line], "reach", "line", least, config.most_volume * size)
     for channel in sorted(set(world.offers["channel"].to_pylist())):
         add("channel", channel, "", "channel", None, config.channel_share * size)
-    for number, count in enumerate(np.bincount(segment, minlength=config.segments).tolist()):
+    for number in sorted(set(segment.tolist())):  # few members may leave a segment empty
+        count = int(np.count_nonzero(segment == number))
         add("segment", SEGMENTS[number], "", "segment", None, config.segment_share * count)
     kinds = {"family": pa.string(), "row": pa.string(), "weight": pa.string(), "by": pa.string()}
     bounds = {"lower": pa.float64(), "upper": pa.float64()}

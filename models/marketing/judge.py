@@ -2,7 +2,7 @@
 
 # Shapes: N members, E pairs, K rows, S entries of a plan.
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from models.common.configuration import check, setting
 from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement, Series
 from models.common.tables import flat
-from models.marketing.allocation.program import Program
+from models.marketing.allocation.program import NOTHING, Program
 from models.marketing.certificate import Plan, certify_conflict, certify_plan, unspent
 from models.marketing.generator import GeneratorConfig, generate
 from models.marketing.planning import PlanConfig, account
@@ -25,6 +25,9 @@ from models.marketing.tables import program_of
 from models.marketing.values import values_of
 
 HEADLINE = "value"
+SAME = 1e-6
+"""Net values that differ by less, in mean values, may be called the same."""
+
 BARS = 6
 """Rows of a figure: so many names stand side by side."""
 
@@ -131,12 +134,7 @@ def _beside(program: Program, product: Payload) -> tuple[Claim, ...]:
         for side, none, own in (("lower", -np.inf, program.lower), ("upper", np.inf, program.upper))
     ]
     prices = dict(zip(program.names, flat(rows, "price").to_pylist(), strict=True))
-    told: dict[str, float] = {}
-    for family in product["policy"]["families"]:
-        names = {row: f"{family['name']}/{row}" if family["by"] else family["name"] for row in family["prices"]}
-        told |= {names[row]: price for row, price in family["prices"].items()}
-    other = sorted(name for name in told.keys() | prices.keys() if told.get(name) != prices.get(name))
-    offers = set(product["policy"]["offers"]) ^ set(program.offers)
+    other = list(_said_otherwise(program, product["policy"], prices))
     wrong = np.flatnonzero(bounds[0] | bounds[1])
     first = f" The first is {program.names[wrong[0]]!r}." if len(wrong) else ""
     return (
@@ -150,12 +148,43 @@ def _beside(program: Program, product: Payload) -> tuple[Claim, ...]:
         Claim(
             name="policy_off",
             kind="exact",
-            value=float(len(other) + len(offers)),
+            value=float(len(other)),
             limit=0.0,
-            detail="Rows that the policy prices otherwise than the plan, and offers that one of both lacks; the first "
-            f"is {next(iter([*other, *sorted(offers)]), 'none')}.",
+            detail="Offers, families and shares of the indifferent of which the policy says something else than plan "
+            f"and data; the first is {next(iter(other), 'none')}.",
         ),
     )
+
+
+def _said_otherwise(program: Program, policy: Mapping[str, Any], prices: Mapping[str, float]) -> Iterator[str]:
+    """What a policy says otherwise than plan and data: by it, others would be decided for otherwise."""
+    yield from sorted(set(policy["offers"]) ^ set(program.offers))
+    told = {family["name"]: family for family in policy["families"]}
+    yield from sorted(told.keys() ^ {family.name for family in program.families})
+    if len(told) < len(policy["families"]):
+        yield "a family that stands twice"
+    for family in program.families:
+        by = "offers" if family.offers is not None else "members" if family.members is not None else ""
+        rows = family.rows if by else (family.name,)
+        row_of = {} if family.offers is None else dict(zip(program.offers, np.asarray(family.offers), strict=True))
+        right = {
+            "prices": {row: prices[name] for row, name in zip(rows, family.names, strict=True)},
+            "weighted": family.weight is not None,
+            "by": by,
+            "row_of": {offer: rows[place] for offer, place in row_of.items() if place != NOTHING},
+        }
+        if {**told.get(family.name, {}), **right} != told.get(family.name):
+            yield family.name
+    if policy["most"] != program.most:
+        yield "most"
+    if not 0 <= policy["width"] <= SAME * (float(np.abs(program.value).mean(dtype=np.float64)) or 1.0):
+        yield "width"
+    for tie in policy["ties"]:
+        shares = np.asarray(tie["shares"], np.float64)
+        known = set(tie["options"]) <= set(program.offers) and len(tie["options"]) == len(shares)
+        # shares were added up in float32
+        if not (known and (shares >= 0).all() and (shares <= 1 + 1e-6).all() and shares.sum() <= tie["slots"] + 1e-5):
+            yield f"the tie of {', '.join(tie['options'])}"
 
 
 def _no_plan(program: Program, product: Payload) -> Certificate:

@@ -33,6 +33,8 @@ from models.marketing.planning import PlanConfig, planned
 from models.marketing.tables import program_of
 from models.marketing.values import values_of
 
+TRENDING = 0.3
+"""Weight of the last change of delivery in its trend: of a day's thousands of sends little is noise."""
 _ROUNDING = 1e-9
 
 
@@ -60,7 +62,7 @@ class PacingConfig:
         ge=0,
         le=1,
     )
-    smoothing: float = setting(0.3, "Smoothing", "Weight of the last day's delivery, above 0 to 1.", gt=0, le=1)
+    smoothing: float = setting(0.5, "Smoothing", "Weight of the last day's delivery, above 0 to 1.", gt=0, le=1)
     most: float = setting(
         3.0,
         "Most per day",
@@ -93,6 +95,7 @@ class PacingConfig:
             gain=self.gain,
             band=self.band,
             smoothing=self.smoothing,
+            trending=TRENDING,
             most=self.most * budget,
         )
 
@@ -238,9 +241,9 @@ def judged(product: Payload, program: Program, settings: PacingConfig) -> tuple[
     before = Paced(**pace["before"])
     again = controller.after(before, predicted=pace["predicted"], realised=pace["realised"])
     following = _following(controller, again)
+    stated = Paced(**pace["after"])
     found = {
-        "ratio": (pace["after"]["ratio"], again.ratio),
-        "spent": (pace["after"]["spent"], before.spent + pace["realised"]),
+        **{name: (float(value), float(getattr(again, name))) for name, value in dataclasses.asdict(stated).items()},
         "budget": (pace["budget"], controller.budget),
         "upper": (pace["upper"], following.target),
         "row": (_of(product, settings.row, "upper"), following.target),

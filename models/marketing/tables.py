@@ -161,7 +161,12 @@ def data_of(world: World) -> Payload:
 
 
 def program_of(
-    data: Payload, *, most: float = 1.0, rows: pa.Table | None = None, value: NDArray[np.float32] | None = None
+    data: Payload,
+    *,
+    most: float = 1.0,
+    rows: pa.Table | None = None,
+    value: NDArray[np.float32] | None = None,
+    some: bool = False,
 ) -> Program:
     """The program of a data set.
 
@@ -170,6 +175,7 @@ def program_of(
         most: at most so many offers a member.
         rows: other rows than those of the data.
         value: (E) other values than those of the data.
+        some: whether these are some members of many, so that rows may bound segments in which there is nobody.
 
     Returns:
         The checked program.
@@ -182,7 +188,7 @@ def program_of(
     """
     pairs, offers, members = data["pairs"], data["offers"], data["members"]
     limits = limits_of(data["rows"] if rows is None else rows)
-    families = tuple(_family(limit, pairs, offers, members) for limit in limits)
+    families = tuple(_family(limit, pairs, offers, members, some) for limit in limits)
     return Program(
         start=np.asarray(data["start"], np.int64),
         offer=_numpy(pairs, "offer"),
@@ -204,7 +210,8 @@ def limits_of(rows: pa.Table) -> list[Limits]:
         The limits.
 
     Raises:
-        InputError: rows of one family sum different weights or are by different columns, or one stands twice.
+        InputError: rows of one family sum different weights or are by different columns, one stands twice, or one is
+            named in a family that is by nothing.
 
     Source:
         Ours.
@@ -219,6 +226,11 @@ def limits_of(rows: pa.Table) -> list[Limits]:
                 kinds = ", ".join(repr(kind) for kind in sorted({one[what] for one in members}))
                 raise InputError(f"rows of family {family!r} have {what} {kinds}; give each its own family.")
         by = members[0]["by"]
+        if extra := [one["row"] for one in members if not by and one["row"] not in ("", family)]:
+            raise InputError(
+                f"family {family!r} has the row {extra[0]!r} and is by nothing; name the column that holds "
+                f"{extra[0]!r}, or leave the row empty."
+            )
         names = [one["row"] if by else family for one in members]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"row {twice[0]!r} of family {family!r} stands twice; keep one.")
@@ -271,7 +283,7 @@ def plain(row: str) -> str:
     return re.sub(r"[^\w\- /]|^/|/$", "_", re.sub(r"/+", "/", row))
 
 
-def _family(limit: Limits, pairs: pa.Table, offers: pa.Table, members: pa.Table) -> Family:
+def _family(limit: Limits, pairs: pa.Table, offers: pa.Table, members: pa.Table, some: bool) -> Family:
     """One family of rows, its weight and its groups found by name."""
     if limit.weight and limit.weight not in pairs.column_names:
         raise InputError(
@@ -294,7 +306,7 @@ def _family(limit: Limits, pairs: pa.Table, offers: pa.Table, members: pa.Table)
         place = pc.fill_null(pc.index_in(column, value_set=pa.array(list(limit.bounds), pa.string())), NOTHING)
         groups[what[0]] = np.asarray(place.to_numpy(zero_copy_only=False), np.int32)
         for number, row in enumerate(limit.bounds):
-            if not (groups[what[0]] == number).any():
+            if not (groups[what[0]] == number).any() and not (some and what[0] == "members"):
                 known = ", ".join(sorted(filter(None, pc.unique(column).to_pylist())))
                 raise InputError(
                     f"rows {limit.name!r} bound {row!r}, column {limit.by!r} holds {known}; "
@@ -357,6 +369,6 @@ def _about(source: str, program: Program) -> dict[str, Any]:
 
 
 def _numpy(table: pa.Table, column: str) -> NDArray[Any]:
-    """A column of our own: arrow's memory is read-only, and compiled loops are compiled for arrays that are not."""
+    """A column of our own; where it can be, arrow's memory itself."""
     values: NDArray[Any] = flat(table, column).to_numpy(zero_copy_only=False)
-    return values if values.flags.writeable else values.copy()
+    return values

@@ -23,7 +23,8 @@ from models.common.contracts import InputError, Payload, TrainingConfig
 from models.common.tables import flat
 from models.common.threads import one_thread
 from models.marketing.generator import FEATURES, LINES, Outcome, World
-from models.marketing.prediction.response import Batch, Response, ResponseConfig, ResponseNetwork, Shown
+from models.marketing.prediction.response import Batch, Response, ResponseConfig, ResponseNetwork
+from models.marketing.prediction.tabular import Batched
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -63,7 +64,7 @@ class ValuesConfig:
         """Begin at the mean chance of every head."""
         self.response.start(network, taught(data))
 
-    def batches(self, data: Payload, *, rank: int, processes: int) -> Shown:
+    def batches(self, data: Payload, *, rank: int, processes: int) -> Batched[Batch]:
         """This process's share of the training examples."""
         return self.response.batches(taught(data), rank=rank, processes=processes)
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.feed.events.calibration import KNOTS, Isotonic, fit_tasks
+from models.common.calibration import KNOTS, Isotonic, fit_tasks
 from models.feed.events.table import Events
 
 Floats = NDArray[np.float64]

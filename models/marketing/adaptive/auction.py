@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -92,6 +92,9 @@ class Market:
         for name in ("periods", "impressions", "rivals", "segments"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} of a market must be at least 1, got {getattr(self, name)}.")
+        for name in ("swing", "price_drift", "price_jump", "value_drift"):
+            if not np.isfinite(getattr(self, name)):
+                raise InputError(f"{name} of a market must be finite, got {getattr(self, name)}.")
         for name in ("reserve", "spread", "among", "doubt"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"{name} of a market must be 0 or more, got {getattr(self, name)}.")

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.adaptive.auction import Auctions
 from models.marketing.adaptive.frontier import frontier
 
@@ -41,6 +41,8 @@ LEAST_REST = 0.05
 """Spend over what it should have been is never taken to be less, so that a period without any has a logarithm."""
 MEMORY = 0.98
 """What is seen is worth less by this factor with every period."""
+SURPRISE = 5.0
+"""Standard deviations from its forecast above which a period is a surprise."""
 
 
 def bids(value: NDArray[Any], price: float, goal: Goal = "surplus") -> Floats:
@@ -126,6 +128,14 @@ class Seen:
     won: NDArray[np.bool_]
     shown: NDArray[np.bool_]
 
+    def __post_init__(self) -> None:
+        shapes = {self.value.shape, self.price.shape, self.won.shape, self.shown.shape}
+        if len(shapes) > 1 or self.value.ndim != 1:
+            raise InputError(f"what is known of a period must be rows of one length, got {sorted(shapes)}.")
+        wrong = np.flatnonzero(~(np.isfinite(self.value) & (self.value >= 0)))
+        if len(wrong):
+            raise InputError(f"value of impression {wrong[0]} is {self.value[wrong[0]]}; it must be 0 or more.")
+
 
 class Forecast:
     """A level and its trend, each known as well as the periods seen so far allow.
@@ -133,9 +143,13 @@ class Forecast:
     Before anything is seen the day is an ordinary one: level 0, trend 0, with `LEVEL` and `TREND` as standard
     deviations. What was seen is worth less by `MEMORY` with every period.
 
+    A surprise teaches nothing: it may be an outage. A second one running, the same way, is a jump: level and trend are
+    as unsure again as in the morning, round what is forecast, and so follow it at once.
+
     Source:
         Harrison & Stevens 1976, "Bayesian forecasting", the linear growth model; discounting as in West & Harrison
-        1997, "Bayesian Forecasting and Dynamic Models", section 6.3.
+        1997, "Bayesian Forecasting and Dynamic Models", section 6.3, and interventions as in chapter 11. Asking for two
+        surprises is ours.
     """
 
     def __init__(self, periods: int) -> None:
@@ -145,7 +159,9 @@ class Forecast:
             periods: H, over which the trend's prior is stated.
         """
         self._mean = np.zeros(2)
-        self._cover = np.diag([LEVEL**2, (TREND / periods) ** 2])
+        self._unsure = np.diag([LEVEL**2, (TREND / periods) ** 2])
+        self._cover = self._unsure.copy()
+        self._odd = 0.0
 
     def see(self, level: float, variance: float) -> None:
         """Take in one more period.
@@ -156,6 +172,13 @@ class Forecast:
         """
         step = np.array([[1.0, 1.0], [0.0, 1.0]])
         mean, cover = step @ self._mean, step @ self._cover @ step.T / MEMORY
+        away = float((level - mean[0]) / np.sqrt(cover[0, 0] + variance))
+        again, self._odd = self._odd * away > 0, away if abs(away) > SURPRISE else 0.0
+        if self._odd and not again:
+            self._mean, self._cover = mean, cover
+            return
+        if self._odd:
+            cover, self._odd = cover + self._unsure, 0.0
         weight = cover[:, 0] / (cover[0, 0] + variance)
         self._mean = mean + weight * (level - mean[0])
         self._cover = cover - np.outer(weight, cover[0])

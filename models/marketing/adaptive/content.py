@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation.program import Family, Program
 from models.marketing.allocation.rounding import entries, round_whole
 from models.marketing.allocation.solver import solve
@@ -81,6 +81,9 @@ class Volumes:
         Args:
             choice: (N) content of each member, 0 for none.
         """
+        wrong = np.flatnonzero((choice < 0) | (choice > len(self.names)))
+        if len(wrong):
+            raise InputError(f"content of member {wrong[0]} is {choice[wrong[0]]}; there are 0 to {len(self.names)}.")
         low, high = self.counts(len(choice))
         loads = np.bincount(choice, minlength=len(self.names) + 1)[1:]
         over = np.maximum(loads - high, low - loads)
@@ -306,7 +309,7 @@ def doubly_robust(
             f"{table.shape}, {wanted.shape}, {taken.shape}, {chances.shape}, {rewards.shape}."
         )
     for name, codes in (("logged action", taken), ("chosen action", wanted)):
-        wrong = np.flatnonzero((codes < 0) | (codes >= table.shape[1]))
+        wrong = np.flatnonzero((codes < 0) | (codes >= table.shape[1]) | (codes != np.floor(codes)))
         if len(wrong):
             raise InputError(
                 f"{name} of decision {wrong[0]} is {codes[wrong[0]]}; there are {table.shape[1]}, numbered from 0."
@@ -320,7 +323,7 @@ def doubly_robust(
     wrong = np.flatnonzero(~np.isfinite(rewards) | ~np.isfinite(table).all(1))
     if len(wrong):
         raise InputError(f"reward or predictions of decision {wrong[0]} are not finite; leave it out.")
-    place = np.arange(rows)
+    place, taken, wanted = np.arange(rows), taken.astype(np.int64), wanted.astype(np.int64)
     correction = np.where(taken == wanted, (rewards - table[place, taken]) / chances, 0.0)
     terms = table[place, wanted] + correction
     return Estimate(mean=float(terms.mean()), error=float(terms.std(ddof=1) / np.sqrt(rows)), rows=terms)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.common.judgement import Figure, Series
 from models.marketing.adaptive.frontier import Frontier, frontier
 from models.marketing.adaptive.pacing import Pacing

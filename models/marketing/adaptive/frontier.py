@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
-from models.marketing.adaptive.logistic import fit_ridge, logits
+from models.common.errors import InputError
+from models.marketing.logistic import Logistic, fit_logistic
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -120,15 +120,15 @@ class Head:
 
     Attributes:
         centroid: (D) mean direction of the seeds, length 1.
-        beta: (D+2) logistic regression on the embedding and the cosine to the centroid, the intercept first.
+        line: logistic regression on the embedding and the cosine to the centroid, (D+1) slopes.
     """
 
     centroid: Floats
-    beta: Floats
+    line: Logistic
 
     def scores(self, embedding_ND: NDArray[Any]) -> Floats:
         """(N) logits; the larger the likelier to convert when reached."""
-        return logits(self.beta, _with_cosine(embedding_ND, self.centroid))
+        return self.line.logits(_with_cosine(embedding_ND, self.centroid))
 
 
 def fit_head(
@@ -165,13 +165,11 @@ def fit_head(
     """
     embedding = _finite(embedding_ND, "member")
     count = len(embedding)
-    close = np.zeros(count, bool) if near is None else np.asarray(near, bool)
-    had = np.ones(count, bool) if reached is None else np.asarray(reached, bool)
+    converted = _flags("seed", seed, count)
+    close = np.zeros(count, bool) if near is None else _flags("near", near, count)
+    had = np.ones(count, bool) if reached is None else _flags("reached", reached, count)
     chance = np.ones(count) if propensity is None else np.asarray(propensity, np.float64)
-    converted = np.asarray(seed, bool)
-    for name, column in (("seed", converted), ("near", close), ("reached", had), ("propensity", chance)):
-        if column.shape != (count,):
-            raise InputError(f"{name} must have one entry for each of {count} members, got shape {column.shape}.")
+    _one_each("propensity", chance, count)
     wrong = np.flatnonzero(had & ~((chance > 0) & (chance <= 1)))
     if len(wrong):
         raise InputError(
@@ -189,7 +187,7 @@ def fit_head(
     weight *= len(weight) / weight.sum()
     label = (converted | close)[had].astype(np.float64)
     feature = _with_cosine(embedding, centroid)[had]
-    return Head(centroid=centroid, beta=fit_ridge(feature, label, ridge=ridge, weight=weight))
+    return Head(centroid=centroid, line=fit_logistic(feature, label, weight, ridge=ridge))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -293,6 +291,20 @@ def extra_pairs(
     return further // width, further % width
 
 
+def _flags(name: str, given: NDArray[Any], count: int) -> NDArray[np.bool_]:
+    flags = np.asarray(given)
+    _one_each(name, flags, count)
+    wrong = np.flatnonzero(~np.isin(flags, (0, 1)))
+    if len(wrong):
+        raise InputError(f"{name} of member {wrong[0]} is {flags[wrong[0]]}; it must be yes or no.")
+    return flags.astype(bool)
+
+
+def _one_each(name: str, column: NDArray[Any], count: int) -> None:
+    if column.shape != (count,):
+        raise InputError(f"{name} must have one entry for each of {count} members, got shape {column.shape}.")
+
+
 def _with_cosine(embedding_ND: NDArray[Any], centroid: Floats) -> Floats:
     embedding = _finite(embedding_ND, "member")
     if embedding.shape[1] != len(centroid):
@@ -308,6 +320,8 @@ def _centroid(seed_SD: Floats) -> Floats:
 
 def _unit(embedding: NDArray[Any], what: str) -> Floats:
     rows = _finite(embedding, what)
+    size = np.abs(rows).max(axis=1, keepdims=True, initial=0.0)
+    rows = rows / np.where(size > 0, size, 1.0)  # so that no square leaves the range of numbers
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1.0)
 

@@ -17,6 +17,9 @@ whose roots have modulus one for every kappa from 0 to 4: an error is never forg
 Its r~ is delivery carried on with its damped trend. As long as the plan allows, it shares what is left in the way of
 one price for all periods, which is how a clairvoyant spends; the last period gets all that is left.
 
+Smoothing follows a jump slowly. So delivery that is far from its forecast, the same way twice running, is believed at
+once: r^ leaps to the mean of the two, by a factor of `LEAP` at most. One such period may be an outage, and is not.
+
 Source: "From Prediction to Incrementality" (arXiv 2608.10182), the two-loop budget controller; the damped trend is
 Gardner & McKenzie 1985, "Forecasting trends in time series".
 """
@@ -29,7 +32,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Rule = Literal["forecast", "published", "open loop"]
@@ -38,6 +41,14 @@ CLOSING = 0.1
 """Share of the plan over whose end the band closes."""
 DAMPING = 0.95
 """Of the trend, a period."""
+NOISE = 0.05
+"""How far delivery is thought to be from its forecast before it was seen, as a share of it; standard deviation."""
+LEARNING = 0.1
+"""Weight of the last period in the variance of that."""
+SURPRISE = 5.0
+"""Standard deviations from its forecast above which delivery is a surprise."""
+LEAP = 0.6
+"""Least factor, and its inverse the largest, by which r^ leaps: after an outage that is over all would be overspent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +61,8 @@ class Paced:
         ratio: r^_t, smoothed realised over predicted spend.
         trend: of the ratio, a period.
         target: C_{t+1}, cost target of the next period's program, in predicted spend.
+        noise: standard deviation of delivery round its forecast, as a share of the forecast.
+        odd: the last period's delivery if it was a surprise, else below 0.
     """
 
     period: int
@@ -57,6 +70,8 @@ class Paced:
     ratio: float
     trend: float
     target: float
+    noise: float = NOISE
+    odd: float = -1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,8 +179,8 @@ class Pacing:
                 raise InputError(
                     f"{name} spend of period {state.period + 1} is {amount}; it must be finite and zero or more."
                 )
-        ratio, trend = self._delivery(state, predicted, realised)
-        now = Paced(period=state.period + 1, spent=state.spent + realised, ratio=ratio, trend=trend, target=0.0)
+        learned = self._delivery(state, predicted, realised)
+        now = replace(learned, period=state.period + 1, spent=state.spent + realised, target=0.0)
         if now.period == self.periods:
             return now
         return replace(now, target=self._clipped(self._target(state.target, now), now.spent))
@@ -185,17 +200,30 @@ class Pacing:
         upper = min(state.target * (1 + tolerance), self._safe(state.spent), self.most)
         return min(max(state.target * (1 - tolerance), self.least), upper), upper
 
-    def _delivery(self, state: Paced, predicted: float, realised: float) -> tuple[float, float]:
+    def _delivery(self, state: Paced, predicted: float, realised: float) -> Paced:
+        """The state with what a period taught about delivery."""
         if predicted <= 0:
-            return state.ratio, state.trend
+            return state
         seen = realised / predicted
         if self.rule != "forecast":
-            return self.smoothing * seen + (1 - self.smoothing) * state.ratio, 0.0
+            return replace(state, ratio=self.smoothing * seen + (1 - self.smoothing) * state.ratio, trend=0.0)
         if state.period == 0:
-            return seen, 0.0  # what it began with is a guess, and its distance from the truth no trend
+            return replace(state, ratio=seen, trend=0.0)  # what it began with is a guess, and its distance no trend
         expected = state.ratio + DAMPING * state.trend
+        away = (seen - expected) / max(expected, self.smallest)
+        if abs(away) <= SURPRISE * state.noise:
+            variance = (1 - LEARNING) * state.noise**2 + LEARNING * away**2
+            state = replace(state, noise=float(np.sqrt(variance)), odd=-1.0)
+        elif state.odd >= 0 and (state.odd - expected) * away > 0:
+            low, high = LEAP * state.ratio, state.ratio / LEAP
+            return replace(state, ratio=min(max((seen + state.odd) / 2, low), high), trend=0.0, odd=-1.0)
+        else:
+            state = replace(state, odd=seen)
         ratio = self.smoothing * seen + (1 - self.smoothing) * expected
-        return ratio, self.trending * (ratio - state.ratio) + (1 - self.trending) * DAMPING * state.trend
+        if state.odd >= 0:  # no trend is read off a surprise
+            return replace(state, ratio=ratio, trend=DAMPING * state.trend)
+        trend = self.trending * (ratio - state.ratio) + (1 - self.trending) * DAMPING * state.trend
+        return replace(state, ratio=ratio, trend=trend)
 
     def _target(self, target: float, now: Paced) -> float:
         plan = self.plan

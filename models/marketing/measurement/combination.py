@@ -39,7 +39,7 @@ from models.marketing.measurement.heavy_tails import (
     RefusedError,
     require_positives,
 )
-from models.marketing.measurement.mean_effect import LEVEL, MeanEffect, mean_effect
+from models.marketing.measurement.mean_effect import LEVEL, MeanEffect, mean_effect, varies
 from models.marketing.measurement.outcomes import TREATMENT, Floats, Integers, Outcomes, compiled
 
 DIRECTIONS = np.array([[2.0, 0.0], [0.0, 2.0], [1.2, 1.2], [-1.6, 1.6]])
@@ -78,8 +78,11 @@ near it in the pure ones."""
 PERMUTATIONS = 1999
 """So many permutations and the observed labels make p-values of whole 2000ths: .05, .01 and .001 are among them."""
 
-LIMIT = 20_000
-"""With more positives than that the law of (s, v) is its limit, and no label is permuted."""
+LIMIT = 10_000
+"""With more positives than that expected in the smaller arm the law of (s, v) is its limit, and no label is permuted.
+
+Drawing the smaller arm's labels costs as much as it has positives, however many the other one has; and its few are what
+the limit is far from."""
 
 EXPECTED = 5
 """Positives that the smaller arm expects; with fewer there are too few ways to draw labels for small p-values."""
@@ -143,13 +146,14 @@ def combination(
         told = f"the least outcome is {outcomes.values[0]:g}, must be zero or above; use mann_whitney or welch."
         raise RefusedError(design.test, "negative values", told)
     require_positives(design.test, outcomes, EXPECTED, least=0)
-    if len(outcomes.values) + bool(outcomes.zeros.sum()) < 2:
+    if not varies(outcomes):
         raise RefusedError(design.test, "no variation", "all outcomes are equal; there is nothing to compare.")
     share, value = parts(outcomes)
     statistic = float(height(share, value, design))
     limit = limit_p(statistic, design)
     p_value, used = limit, 0
-    if outcomes.positives.sum() <= LIMIT:
+    units = outcomes.units
+    if outcomes.positives.sum() * (units.min() / units.sum()) <= LIMIT:
         drawn = draws() if draws else permuted(outcomes, permutations=permutations, seed=seed)
         used, law_B = len(drawn.share), height(drawn.share, drawn.value, design)
         p_value = (1 + int((law_B >= statistic - _SAME * max(1.0, abs(statistic))).sum())) / (used + 1)

@@ -39,8 +39,10 @@ class Comparison:
     refusals: Mapping[str, Refusal]
 
     def table(self) -> tuple[Mapping[str, Any], ...]:
-        """Rows for a person; the difference of means stands in every one of them."""
+        """Rows for a person; the difference of means stands in every one of them, and any doubt of its interval."""
         interval = f"{self.effect.low:+.4g} to {self.effect.high:+.4g}"
+        if self.effect.doubt:
+            interval += f"; in doubt: {self.effect.doubt}"
         shown = {"difference of means": f"{self.effect.difference:+.4g}", "95 % interval": interval}
         if self.effect.level != LEVEL:
             shown = {"difference of means": f"{self.effect.difference:+.4g}", "interval": interval}

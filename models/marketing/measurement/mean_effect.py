@@ -26,6 +26,12 @@ In arms of equal size skewness cancels. In unequal arms it does not, and Welch's
 0.003 at .05, at 0.3 by 0.02.
 """
 
+FEWEST = 5
+"""Units that the smaller arm expects to differ from the usual outcome, for Student's law to speak for a mean.
+
+With 2 of them, in arms of 100, a 95 % interval covers 92 %.
+"""
+
 LEVEL = 0.95
 
 
@@ -90,13 +96,21 @@ def moments(outcomes: Outcomes, arm: int) -> Moments:
     """
     count, zeros = outcomes.counts[arm].astype(np.float64), int(outcomes.zeros[arm])
     units = int(outcomes.units[arm])
+    held = np.flatnonzero(count)
+    if len(held) + bool(zeros) == 1:  # equal outcomes have a mean of their own bits, and no spread of rounding errors
+        return Moments(units=units, mean=float(outcomes.values[held[0]]) if len(held) else 0.0, square=0.0)
     mean = float((outcomes.values * count).sum() / units)
     square = float((np.square(outcomes.values - mean) * count).sum()) + zeros * mean**2
     return Moments(units=units, mean=mean, square=square)
 
 
+def varies(outcomes: Outcomes) -> bool:
+    """Whether not all outcomes of both arms together are equal."""
+    return len(outcomes.values) + bool(outcomes.zeros.sum()) > 1
+
+
 def dominance(outcomes: Outcomes) -> float:
-    """Share of the furthest row in the sum of squares of both arms about their common mean; 1 when there is none.
+    """Share of the furthest row in the sum of squares of both arms about their common mean; 1 when all are equal.
 
     Args:
         outcomes: of two arms.
@@ -108,11 +122,13 @@ def dominance(outcomes: Outcomes) -> float:
         Hajek 1961, "Some extensions of the Wald-Wolfowitz-Noether theorem": the condition under which permuted sums
         are normal.
     """
-    units, count = int(outcomes.units.sum()), outcomes.both.astype(np.float64)
-    mean = float((outcomes.values * count).sum() / units)
-    squares = np.square(outcomes.values - mean)
-    total = float((squares * count).sum()) + int(outcomes.zeros.sum()) * mean**2
-    return float(squares.max() / total) if len(squares) and total > 0 else 1.0
+    if not varies(outcomes):
+        return 1.0
+    units, count, values = int(outcomes.units.sum()), outcomes.both.astype(np.float64), outcomes.scaled.values
+    mean = float((values * count).sum() / units)
+    squares, zeros = np.square(values - mean), int(outcomes.zeros.sum())
+    furthest = max(float(squares.max()), mean**2 if zeros else 0.0)
+    return furthest / (float((squares * count).sum()) + zeros * mean**2)
 
 
 def lopsidedness(outcomes: Outcomes) -> float:
@@ -129,13 +145,13 @@ def lopsidedness(outcomes: Outcomes) -> float:
     Source:
         The first term of Edgeworth's series: Hall 1992, "The Bootstrap and Edgeworth Expansion", section 2.6.
     """
+    if not varies(outcomes):
+        return 0.0
     n, count, zeros = int(outcomes.units.sum()), outcomes.both.astype(np.float64), int(outcomes.zeros.sum())
-    mean = float((outcomes.values * count).sum() / n)
-    away = outcomes.values - mean
+    mean = float((outcomes.scaled.values * count).sum() / n)
+    away = outcomes.scaled.values - mean
     square = float((away**2 * count).sum()) + zeros * mean**2
     cube = float((away**3 * count).sum()) - zeros * mean**3
-    if square == 0:
-        return 0.0
     first, second = 1 / outcomes.units.astype(np.float64)
     uneven = abs(first**2 - second**2) / (first + second) ** 1.5
     return float(abs(cube / n / (square / n) ** 1.5) * uneven)
@@ -153,6 +169,14 @@ def doubt_of(outcomes: Outcomes) -> str:
     Source:
         Ours.
     """
+    if not varies(outcomes):
+        return "all outcomes are equal, so there is no spread to measure by"
+    if all(moments(outcomes.scaled, arm).square == 0 for arm in (CONTROL, TREATMENT)):
+        return "within each arm all outcomes are equal, so there is no spread to measure by"
+    units = outcomes.units
+    unusual = int(units.sum()) - max(int(outcomes.both.max()), int(outcomes.zeros.sum()))
+    if unusual * units.min() / units.sum() < FEWEST:
+        return f"{unusual} units have another outcome than all the rest"
     if (share := dominance(outcomes)) > DOMINANT:
         return f"one row holds {share:.0%} of the sum of squares"
     if (uneven := lopsidedness(outcomes)) > LOPSIDED:
@@ -168,26 +192,30 @@ def mean_effect(outcomes: Outcomes, *, level: float = LEVEL) -> MeanEffect:
         level: coverage of the interval, 0 to 1.
 
     Returns:
-        The effect. Where one row dominates, or skewed arms are of unequal size, `doubt` says so.
+        The effect. Where nothing varies, one row dominates, or skewed arms are of unequal size, `doubt` says so.
 
     Raises:
-        ValueError: an arm has fewer than two units.
+        ValueError: an arm has fewer than two units, or the level is not between 0 and 1.
 
     Source:
         Welch 1947, "The generalization of Student's problem when several different population variances are involved".
     """
     if outcomes.units.min() < 2:
         raise ValueError(f"an interval needs two units in each arm, got {outcomes.units.tolist()}; wait for more.")
-    first, second = moments(outcomes, CONTROL), moments(outcomes, TREATMENT)
+    if not 0 < level < 1:
+        raise ValueError(f"the level of an interval lies between 0 and 1, got {level}; 0.95 is usual.")
+    first, second = moments(outcomes.scaled, CONTROL), moments(outcomes.scaled, TREATMENT)
     error, freedom = welch_error(first, second)
     half = float(special.stdtrit(freedom, (1 + level) / 2)) * error if error > 0 else 0.0
     difference = second.mean - first.mean
+    numbers = (first.mean, second.mean, difference, difference - half, difference + half, error)
+    control, treatment, difference, low, high, error = np.ldexp(numbers, outcomes.exponent).tolist()
     return MeanEffect(
-        control=first.mean,
-        treatment=second.mean,
+        control=control,
+        treatment=treatment,
         difference=difference,
-        low=difference - half,
-        high=difference + half,
+        low=low,
+        high=high,
         standard_error=error,
         freedom=freedom,
         level=level,

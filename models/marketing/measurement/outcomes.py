@@ -19,7 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -64,6 +64,19 @@ class Outcomes:
     def both(self) -> Integers:
         """(G) units of both arms with each value."""
         return np.asarray(self.counts.sum(0))
+
+    @cached_property
+    def exponent(self) -> int:
+        """The least power of two above the size of every value; 0 when there is none."""
+        return int(np.frexp(np.abs(self.values[[0, -1]]).max())[1]) if len(self.values) else 0
+
+    @cached_property
+    def scaled(self) -> "Outcomes":
+        """The same outcomes over 2^`exponent`: within -1 to 1, so that no square leaves the range of numbers.
+
+        No digit is lost, but of values 1e300 times less than the largest.
+        """
+        return Outcomes(values=np.ldexp(self.values, -self.exponent), counts=self.counts, zeros=self.zeros)
 
     @classmethod
     def of(cls, control: ArrayLike, treatment: ArrayLike) -> "Outcomes":
@@ -240,7 +253,12 @@ def _added(terms: Floats) -> float:
 
 
 def _checked(values: ArrayLike, arm: str) -> Floats:
-    array = np.asarray(values, np.float64).reshape(-1)
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as wrong:
+        raise InputError(f"the outcomes of the {arm} are not all numbers ({wrong}); give money as numbers.") from wrong
+    if array.ndim != 1:
+        raise InputError(f"the outcomes of the {arm} have the shape {array.shape}; give one number for each unit.")
     # neither of the extremes of finite numbers is infinite, and NaN is both extremes
     if len(array) and not np.isfinite([array.min(), array.max()]).all():
         row = int(np.argmin(np.isfinite(array)))

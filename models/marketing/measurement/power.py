@@ -62,11 +62,14 @@ class Scenario:
         return f"{law} n={units} p={self.share:g}{effect}{'' if self.size == 1 else f' x{self.size:g}'}"
 
     def draw(self, rng: np.random.Generator) -> Outcomes:
-        """One experiment."""
+        """One experiment; raises `ValueError` where the effect leaves no share of buyers from 0 to 1."""
         units = np.array([self.units, self.treated or self.units])
         share_effect, value_effect = (self.size * part for part in KINDS[self.kind])
         error = np.sqrt((1 / units).sum() / self.share)
         lift = share_effect * error * np.sqrt(1 - self.share)
+        if not 0 <= (treated := self.share * (1 + lift)) <= 1:
+            told = f"{self.name} would have a share of {treated:.3g} of the treatment buy, must be 0 to 1"
+            raise ValueError(f"{told}; take more units or a smaller effect.")
         buyers = rng.binomial(units, [self.share, self.share * (1 + lift)])
         arms = [self._values(int(count), rng) for count in buyers]
         sketch = Outcomes.of(arms[0], arms[1] * np.exp(value_effect * self._log_deviation() * error))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation.program import Family, Program
 from models.marketing.measurement.outcomes import Integers
 
@@ -75,7 +75,7 @@ def split_program(program: Program, arm: ArrayLike, shares: Mapping[int, float] 
     given = shares or {int(a): float(size) / len(arm_N) for a, size in zip(arms, sizes, strict=True)}
     if missing := [int(a) for a in arms if int(a) not in given]:
         raise InputError(f"arm {missing[0]} has members and no share of the budgets; name every arm.")
-    if any(share <= 0 for share in given.values()) or sum(given.values()) > 1 + 1e-9:
+    if not all(share > 0 for share in given.values()) or not sum(given.values()) <= 1 + 1e-9:
         raise InputError(f"shares must be above zero and add up to at most one, got {dict(given)}.")
     return {int(a): _of_members(program, np.flatnonzero(arm_N == a), given[int(a)]) for a in arms}
 

@@ -20,11 +20,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.measurement.heavy_tails import Finding, RefusedError, mann_whitney, welch
 from models.marketing.measurement.mean_effect import LEVEL, MeanEffect, mean_effect
 from models.marketing.measurement.outcomes import ARMS, CONTROL, TREATMENT, Floats, Outcomes
 from models.marketing.measurement.sample_ratio import ALARM, RatioCheck, sample_ratio, trigger_ratio
+from models.marketing.standard import standard_units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,8 @@ def triggered_effect(
         Effects and checks; read `alarms` first.
 
     Raises:
-        InputError: lengths differ, an arm is neither 0 nor 1, a decision or an outcome is missing.
+        InputError: lengths differ, an arm is neither 0 nor 1, a decision or an outcome is missing, or one policy's
+            decisions are numbers and the other's names.
         RefusedError: an arm has fewer than two triggered units.
 
     Source:
@@ -113,6 +115,9 @@ def triggered_effect(
         _decisions(given, len(y), name)
         for given, name in zip((decision_control, decision_treatment), ARMS, strict=True)
     ]
+    if len({one.dtype.kind in "biuf" for one in decisions}) > 1:
+        told = f"decisions are {decisions[0].dtype} of the control and {decisions[1].dtype} of the treatment"
+        raise InputError(f"{told}, so that none is ever equal; log both as numbers or both as names.")
     differ = np.asarray(decisions[0] != decisions[1])
     outcomes, complement = _arms(y, treated, differ), _arms(y, treated, ~differ)
     units = np.array([(~treated).sum(), treated.sum()])
@@ -121,16 +126,15 @@ def triggered_effect(
         raise RefusedError("triggered_effect", "an arm is too small", told)
     rate, effect = float(differ.mean()), mean_effect(outcomes, level=level)
     everybody = mean_effect(_arms(y, treated, np.ones(len(y), bool)), level=level)
-    variance = (rate * effect.standard_error) ** 2 + effect.difference**2 * rate * (1 - rate) / len(y)
+    error = float(np.hypot(rate * effect.standard_error, effect.difference * np.sqrt(rate * (1 - rate) / len(y))))
     counts = {name: int(count) for name, count in zip(ARMS, units, strict=True)}
     triggers = {name: int(count) for name, count in zip(ARMS, outcomes.units, strict=True)}
-    whole = everybody.standard_error**2
     return TriggeredEffect(
         rate=rate,
         triggered=effect,
-        diluted=_estimate(rate * effect.difference, variance, effect.freedom, level),
+        diluted=_estimate(rate * effect.difference, error, effect.freedom, level),
         everybody=everybody,
-        variance_ratio=variance / whole if whole > 0 else float("nan"),
+        variance_ratio=_squared_ratio(error, everybody.standard_error),
         outcomes=outcomes,
         complement=_asked(welch, complement),
         complement_ranks=_asked(mann_whitney, complement),
@@ -194,50 +198,91 @@ def one_sided_effect(
     Source:
         Deng et al. 2021 (arXiv 2112.13299): an estimate of intention to treat with augmentations of mean zero. Which
         ones is ours; coefficients as in Deng et al. 2013, "Improving the sensitivity of online controlled experiments
-        by utilizing pre-experiment data".
+        by utilizing pre-experiment data". The variance is that of an analysis of covariance, which knows that they were
+        found on the same units: Cochran 1957, "Analysis of covariance: its nature and uses".
     """
     y, treated = _outcome_and_arm(outcome, arm)
-    log = np.asarray(triggered, bool)
-    columns = [np.asarray(before, np.float64).reshape(len(y), -1)] if before is not None else []
+    log = _flags(triggered, len(y), "triggered")
+    columns = []
+    if before is not None:
+        columns.append(_known(before, len(y)))
     if never is not None:
-        apart = np.asarray(never, bool)
+        apart = _flags(never, len(y), "never")
         if (wrong := treated & log & apart).any():
             told = f"unit {int(np.argmax(wrong))} triggered and can never trigger; mend the rule or the log."
             raise InputError(told)
         columns += [(y * apart)[:, None], apart[:, None].astype(np.float64)]
     more = np.concatenate(columns, 1) if columns else np.zeros((len(y), 0))
-    if len(log) != len(y) or not np.isfinite(more).all():
-        raise InputError(f"{len(y)} outcomes need as many triggers, got {len(log)}, and finite numbers known before.")
     plain = mean_effect(_arms(y, treated, np.ones(len(y), bool)), level=level)
     sizes = np.array([(~treated).sum(), treated.sum()])
     if sizes.min() < more.shape[1] + 3:
         told = f"arms have {sizes[0]} and {sizes[1]} units, {more.shape[1] + 3} are needed for {more.shape[1]} numbers."
         raise RefusedError("one_sided_effect", "an arm is too small", told)
-    joint = np.concatenate([y[:, None], more], 1)
+    # in standard units, so that no column is dropped for the smallness of its unit
+    units, money = standard_units(more), standard_units(y[:, None])
+    scale = float(money.scale[0]) if money.varies[0] else 1.0
+    joint = np.concatenate([y[:, None] / scale, units(more)], 1)
     means = [joint[side].mean(0) for side in (~treated, treated)]
     covariance = sum(
         np.atleast_2d(np.cov(joint[side], rowvar=False)) / size
         for side, size in zip((~treated, treated), sizes, strict=True)
     )
     gap = means[TREATMENT] - means[CONTROL]
-    coefficients = np.linalg.lstsq(covariance[1:, 1:], covariance[1:, 0], rcond=1e-10)[0]
-    weights = np.concatenate([[1.0], -coefficients])
-    variance = float(weights @ covariance @ weights)
+    curve, way = np.linalg.eigh(covariance[1:, 1:])
+    kept = curve > 1e-10 * (1 / sizes).sum()  # below lie columns that repeat others, and those that tell the arms apart
+    inner = way[:, kept] / curve[kept] @ way[:, kept].T
+    slopes = inner @ covariance[1:, 0]
+    weights = np.concatenate([[1.0], -slopes])
+    # slopes that were found on the same units fit them too well, and the more so the further arms are apart
+    rank, within = int(kept.sum()), int(sizes.sum()) - 2
+    fitted = within / (within - rank) * (1 + float(gap[1:] @ inner @ gap[1:]) / within)
+    error = float(np.sqrt(max(float(weights @ covariance @ weights), 0.0) * fitted))
+    coefficients = scale * units.back(slopes)[1]
     rate = float(log[treated].mean())
-    effect = _estimate(float(weights @ gap), variance, plain.freedom, level)
-    whole = plain.standard_error**2
+    freedom = plain.freedom * (within - rank) / within
+    effect = _estimate(float(weights @ gap) * scale, error * scale, freedom, level)
     return OneSidedEffect(
         effect=effect,
         plain=plain,
-        variance_ratio=variance / whole if whole > 0 else float("nan"),
+        variance_ratio=_squared_ratio(effect.standard_error, plain.standard_error),
         coefficients=coefficients,
         rate=rate,
         per_triggered=effect.value / rate if rate else float("nan"),
     )
 
 
-def _estimate(value: float, variance: float, freedom: float, level: float) -> Estimate:
-    error = float(np.sqrt(max(variance, 0.0)))
+def _squared_ratio(error: float, whole: float) -> float:
+    """Of two variances, by their roots; not a number where the second is zero."""
+    return (error / whole) ** 2 if whole > 0 else float("nan")
+
+
+def _flags(given: ArrayLike, units: int, name: str) -> NDArray[np.bool_]:
+    flags = np.asarray(given)
+    if flags.shape != (units,):
+        raise InputError(f"{name} has the shape {flags.shape}, there are {units} units; give one for each.")
+    wrong = np.flatnonzero(~np.isin(flags, (0, 1)))
+    if len(wrong):
+        raise InputError(f"{name} of unit {wrong[0]} is {flags[wrong[0]]}, must be yes or no (1 or 0).")
+    return flags.astype(bool)
+
+
+def _known(before: ArrayLike, units: int) -> Floats:
+    """(N, Q) numbers known before the treatment."""
+    numbers = np.asarray(before, np.float64)
+    if numbers.ndim not in (1, 2) or len(numbers) != units:
+        raise InputError(
+            f"numbers known before have the shape {numbers.shape}, there are {units} units; give a row each."
+        )
+    table = numbers.reshape(units, -1)
+    wrong = np.argwhere(~np.isfinite(table))
+    if len(wrong):
+        row, column = wrong[0]
+        told = f"number {column} known before of unit {row} is {table[row, column]}, must be finite"
+        raise InputError(f"{told}; fill it, or leave the column out.")
+    return table
+
+
+def _estimate(value: float, error: float, freedom: float, level: float) -> Estimate:
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     return Estimate(value=value, standard_error=error, low=value - half, high=value + half, level=level)
 

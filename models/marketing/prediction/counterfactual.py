@@ -24,12 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
+from models.marketing.prediction.estimate import Estimate
 
 Floats = NDArray[np.float64]
 
-NORMAL = 1.959963984540054
-"""Standard deviations in half a 95 % interval."""
 NOTHING = ""
 """The offer's name where nothing was shown."""
 ARMS = ("control", "treatment")
@@ -115,34 +114,20 @@ def _refuse(wrong: NDArray[np.bool_], name: str, values: NDArray[Any], remedy: s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Value:
-    """Mean reward a row under a policy.
+class Value(Estimate):
+    """Mean reward a row under a policy; its interval is doubtful when `effective` is below about 100.
 
     Attributes:
-        value: the estimate.
-        error: its standard error.
         rows: so many.
         effective: rows drawn from the policy itself that would say as much, (sum w)^2 / sum w^2.
         largest: the largest weight.
         weight: mean weight; near 1 when the chances are true.
     """
 
-    value: float
-    error: float
     rows: int
     effective: float
     largest: float
     weight: float
-
-    @property
-    def low(self) -> float:
-        """Lower end of the 95 % interval, by the normal distribution: doubtful when `effective` is below about 100."""
-        return self.value - NORMAL * self.error
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-        return self.value + NORMAL * self.error
 
 
 def ips(reward: NDArray[Any], propensity: NDArray[Any], chance: NDArray[Any]) -> Value:

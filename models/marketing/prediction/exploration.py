@@ -30,6 +30,9 @@ from models.marketing.prediction.response import ResponseNetwork
 Floats = NDArray[np.float64]
 Likelihood = Literal["response", "number"]
 
+SMALLEST = 1e-6
+"""Part of a Newton step below which none is taken: what is left is rounding."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LastLayer:
@@ -87,7 +90,8 @@ class LastLayer:
             seen: (N, W).
             offer: (N) what was shown.
             outcome: (N).
-            steps: Newton steps towards the new most likely weights; for numbers one is exact.
+            steps: Newton steps towards the new most likely weights, halved where a whole one leads away; for numbers
+                one is exact.
 
         Returns:
             Fresh knowledge. For responses the precision is that at the new weights, added to the earlier one: an
@@ -105,10 +109,19 @@ class LastLayer:
             rows = offer == number
             g, y, before = seen[rows], np.asarray(outcome, np.float64)[rows], self.mean[number]
             prior = self.root[number] @ self.root[number].T
+            now = before
+
             for _ in range(steps):
-                said, curve = self._at(g @ mean[number])
-                slope = g.T @ ((y - said) * self._unit) - prior @ (mean[number] - before)
-                mean[number] += np.linalg.solve(prior + g.T @ (g * curve[:, None]), slope)
+                said, curve = self._at(g @ now)
+                slope = g.T @ ((y - said) * self._unit) - prior @ (now - before)
+                step = np.linalg.solve(prior + g.T @ (g * curve[:, None]), slope)
+                # where chances are sure the curve is flat and a whole step would go far beyond the optimum
+                reached, (size, ahead) = self._cost(now, before, prior, g, y), (1.0, now + step)
+                while size > SMALLEST and self._cost(ahead, before, prior, g, y) > reached:
+                    size /= 2
+                    ahead = now + size * step
+                now = ahead if size > SMALLEST else now
+            mean[number] = now
             _, curve = self._at(g @ mean[number])
             root[number] = np.linalg.cholesky(prior + g.T @ (g * curve[:, None]))
         return LastLayer(mean=mean, root=root, likelihood=self.likelihood, noise=self.noise)
@@ -116,6 +129,15 @@ class LastLayer:
     @property
     def _unit(self) -> float:
         return 1.0 if self.likelihood == "response" else 1 / self.noise
+
+    def _cost(self, weights: Floats, before: Floats, prior: Floats, g: Floats, outcome: Floats) -> float:
+        """Minus the logarithm of prior and likelihood at weights (W), up to a constant."""
+        logit, away = g @ weights, weights - before
+        if self.likelihood == "number":
+            loss = float(np.square(outcome - logit).sum()) / (2 * self.noise)
+        else:
+            loss = float((outcome * np.logaddexp(0, -logit) + (1 - outcome) * np.logaddexp(0, logit)).sum())
+        return loss + 0.5 * float(away @ prior @ away)
 
     def _at(self, logit: Floats) -> tuple[Floats, Floats]:
         """What is expected at logits, and the curvature of the loss."""

@@ -15,8 +15,9 @@ logarithm up to the end, and the last exponential is held at a stated most.
 # Shapes: B members of a batch, N members, F features, D tenths.
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +27,9 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.common.configuration import check, setting
-from models.common.contracts import InputError, Payload, TrainingConfig
-from models.marketing.prediction.tabular import Rows, Tower, check_table
+from models.common.contracts import Payload, TrainingConfig
+from models.common.errors import InputError
+from models.marketing.prediction.tabular import Batched, Tower, TowerConfig, check_table, layers, learning
 
 Floats = NDArray[np.float64]
 
@@ -223,29 +224,15 @@ class LifetimeNetwork(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LifetimeConfig:
+class LifetimeConfig(TowerConfig):
     """A network that tells value from features, and how it learns; a `Trainable`.
 
     Its data have the parts `features` (N, F), `value` (N), `train` and `validation`, numbers of rows, and, where
     members do not count alike, `weight` (N): see `models.marketing.prediction.maturity` for those of young members.
     """
 
-    width: int = setting(32, "Width", "Units of a hidden layer, 1 to 4096.", ge=1, le=4096)
-    depth: int = setting(2, "Hidden layers", "How many, 0 to 8; 0: a straight line.", ge=0, le=8)
-    dropout: float = setting(0.0, "Dropout", "Share of hidden units that a step leaves out, 0 to 0.9.", ge=0, le=0.9)
-    training: TrainingConfig = setting(
-        lambda: TrainingConfig(epochs=15, batch_size=512, learning_rate=2e-3, weight_decay=1e-2, average=0.99),
-        "Training",
-        "How the network learns.",
-    )
-
-    def __post_init__(self) -> None:
-        check(self)
-
-    @property
-    def monitor(self) -> str:
-        """The metric by which the best epoch is kept."""
-        return "likelihood"
+    depth: int = layers(2)
+    training: TrainingConfig = learning(15, 2e-3)
 
     def sizes(self, data: Payload) -> Mapping[str, int]:
         """F; raises `InputError` for data that cannot be learned from."""
@@ -274,11 +261,9 @@ class LifetimeConfig:
             network.head.bias.copy_(torch.tensor([chance, middle, math.log(math.expm1(spread))]))
             nn.init.zeros_(network.head.weight)
 
-    def batches(self, data: Payload, *, rank: int, processes: int) -> "Members":
+    def batches(self, data: Payload, *, rank: int, processes: int) -> Batched[Batch]:
         """This process's share of the training rows."""
-        training, rows = self.training, np.asarray(data["train"], np.int64)
-        order = Rows(rows, size=training.batch_size, seed=training.seed, rank=rank, processes=processes)
-        return Members(data, order)
+        return Batched(partial(batch_of, data), self.order(data, rank=rank, processes=processes))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """Weighted mean loss of a batch."""
@@ -340,26 +325,6 @@ def batch_of(data: Payload, rows: NDArray[np.int64]) -> Batch:
     )
 
 
-class Members:
-    """Batches of training members; implements `models.common.contracts.Batches`.
-
-    Args:
-        data: see `LifetimeConfig`.
-        rows: which rows each batch has.
-    """
-
-    def __init__(self, data: Payload, rows: Rows) -> None:
-        self._data, self._rows = data, rows
-
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Batches of one epoch."""
-        for rows in self._rows.epoch(number):
-            yield batch_of(self._data, rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
 def _check(data: Payload) -> None:
     """Raise `InputError` for data that cannot be learned from."""
     columns = ("value", "weight") if "weight" in data else ("value",)
@@ -369,6 +334,10 @@ def _check(data: Payload) -> None:
         if len(wrong):
             raise InputError(f"{name} of member {wrong[0]} is {data[name][wrong[0]]}; it must be 0 or more.")
     for name in ("train", "validation"):
-        value = np.asarray(data["value"])[data[name]]
+        rows = np.asarray(data[name])
+        counted = rows[np.asarray(data["weight"])[rows] > 0] if "weight" in data else rows
+        value = np.asarray(data["value"])[counted]
         if (value > 0).sum() < 2 or np.ptp(value) == 0:
-            raise InputError(f"{name} has {(value > 0).sum()} members of value; 2 of different value are needed.")
+            raise InputError(
+                f"{name} has {(value > 0).sum()} members of value and weight; 2 of different value are needed."
+            )

@@ -23,12 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
+from models.marketing.prediction.estimate import NORMAL
 
 Floats = NDArray[np.float64]
-
-NORMAL = 1.959963984540054
-"""Standard deviations in half a 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,8 +46,13 @@ class Delays:
     horizon: float
 
     def __call__(self, age: NDArray[Any]) -> Floats:
-        """F at ages of any shape; 0 before the first delay, 1 from the horizon on."""
-        place = np.searchsorted(self.delay, np.asarray(age, np.float64), side="right")
+        """F at ages of any shape; 0 before the first delay, 1 from the horizon on; raises `InputError` for NaN."""
+        ages = np.asarray(age, np.float64)
+        if np.isnan(ages).any():
+            raise InputError(
+                f"age of member {int(np.argmax(np.isnan(ages)))} is nan; leave out whom nothing is known of."
+            )
+        place = np.searchsorted(self.delay, ages, side="right")
         return np.append(0.0, self.come)[place]
 
 
@@ -193,21 +196,38 @@ def matured_loss(loss_of_one: Any, loss_of_zero: Any, seen: Any, weight: Any) ->
 def matured_rate(seen: NDArray[Any], weight: NDArray[Any]) -> tuple[float, float, float]:
     """Share of members who will have converted at the horizon, with a 95 % interval.
 
+    A conversion counts w and is seen with chance 1 / w, so what is found of a share p has the variance (p mean w - p^2)
+    / N. The ends are those p from which it is 1.96 deviations away; so there is an upper end where nobody converted.
+
     Args:
         seen: (N) 1 where a conversion was seen, else 0.
-        weight: (N) of `maturity_weights`; the interval takes them as known.
+        weight: (N) of `maturity_weights`, 1 or more; the interval takes them as known.
 
     Returns:
-        The share and both ends.
+        The share and both ends, which lie from 0 to 1. With few members of large weights the share may be above 1.
 
     Raises:
-        InputError: there are fewer than 2 members.
+        InputError: there are fewer than 2 members, lengths differ, or a value cannot be.
+
+    Source:
+        Wilson 1927, "Probable inference, the law of succession, and statistical inference", with the variance of
+        Horvitz & Thompson 1952.
     """
-    counted = np.asarray(seen, np.float64) * weight
-    if len(counted) < 2:
-        raise InputError(f"a rate needs 2 members, got {len(counted)}.")
-    middle, error = float(counted.mean()), float(counted.std(ddof=1) / np.sqrt(len(counted)))
-    return middle, middle - NORMAL * error, middle + NORMAL * error
+    flags, mass = np.asarray(seen, np.float64), np.asarray(weight, np.float64)
+    if flags.shape != mass.shape or flags.ndim != 1 or len(flags) < 2:
+        raise InputError(f"a rate needs 2 members or more and a weight for each, got {flags.shape}, {mass.shape}.")
+    for name, numbers, good, remedy in (
+        ("seen", flags, (flags == 0) | (flags == 1), "0 or 1"),
+        ("weight", mass, np.isfinite(mass) & (mass >= 1), "1 or more and finite"),
+    ):
+        wrong = np.flatnonzero(~good)
+        if len(wrong):
+            raise InputError(f"{name} of member {wrong[0]} is {numbers[wrong[0]]}; it must be {remedy}.")
+    found, part = float((flags * mass).mean()), NORMAL**2 / len(flags)
+    middle = found + part * float(mass.mean()) / 2
+    half = np.sqrt(max(middle**2 - (1 + part) * found**2, 0.0))
+    low, high = (float(np.clip((middle + side * half) / (1 + part), 0.0, 1.0)) for side in (-1, 1))
+    return found, low, high
 
 
 def matured_value(seen: NDArray[Any], age: NDArray[Any], delays: Delays, predicted: NDArray[Any]) -> Floats:

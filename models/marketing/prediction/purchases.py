@@ -35,11 +35,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, gammaln, psi, zeta
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
+from models.marketing.prediction.windows import whole
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -104,12 +106,13 @@ def histories(customer: NDArray[Any], day: NDArray[Any], spend: NDArray[Any], *,
         One entry for every customer who bought by then.
 
     Raises:
-        InputError: lengths differ, a spend is negative or not a number, or nobody bought by then.
+        InputError: lengths differ, a spend is negative or not a number, a day is no whole number, a customer is
+            missing, or nobody bought by then.
 
     Source:
         Fader, Hardie & Lee 2005, "Counting your customers the easy way".
     """
-    days, amounts = np.asarray(day, np.int64), np.asarray(spend, np.float64)
+    days, amounts = np.asarray(day), np.asarray(spend, np.float64)
     if not len(customer) == len(days) == len(amounts):
         raise InputError(f"purchases need as many customers as days and spends, got {len(customer)}, {len(days)}, "
                          f"{len(amounts)}.")  # fmt: skip
@@ -117,6 +120,10 @@ def histories(customer: NDArray[Any], day: NDArray[Any], spend: NDArray[Any], *,
     if len(wrong):
         raise InputError(f"spend of purchase {wrong[0]} (customer {customer[wrong[0]]}) is {amounts[wrong[0]]}; it "
                          f"must be 0 or more: leave refunds out or net them by day.")  # fmt: skip
+    wrong = np.flatnonzero(pd.isna(customer))
+    if len(wrong):
+        raise InputError(f"customer of purchase {wrong[0]} is missing; name the customer or leave the purchase out.")
+    days = whole(days, "day of purchase")
     early = days <= end
     if not early.any():
         raise InputError(f"no purchase lies on or before day {end}; take a later end.")
@@ -174,7 +181,12 @@ class Purchases:
     error: Floats = field(default_factory=lambda: np.full(4, np.nan))
 
     def alive(self, repeats: Floats, recency: Floats, age: Floats, covariates: Floats | None = None) -> Floats:
-        """(N) chance that a customer may still buy; 1 without a repeat purchase, as the model has it."""
+        """(N) chance that a customer may still buy; 1 without a repeat purchase, as the model has it.
+
+        Raises:
+            InputError: as for `expected`.
+        """
+        _checked(repeats, recency, age)
         alpha_N = self._alphas(covariates, len(repeats))
         odds_N = np.log(alpha_N + age**self.power) - np.log(alpha_N + recency**self.power)
         odds_N *= self.r + repeats

@@ -1,9 +1,11 @@
-"""What networks on tables of members share: standard units, hidden layers, and batches of rows."""
+"""What networks on tables of members share: settings, standard units, hidden layers, and batches of rows."""
 
 # Shapes: B members of a batch, N members, F features, W width.
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -11,10 +13,53 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.common.contracts import InputError, Payload
+from models.common.configuration import check, setting
+from models.common.contracts import Payload, TrainingConfig
+from models.common.errors import InputError
+from models.marketing.standard import standard_units
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Batch = TypeVar("Batch")
+
+
+def layers(default: int) -> Any:
+    """The setting of how many hidden layers there are."""
+    return setting(default, "Hidden layers", "How many, 0 to 8; 0: a straight line of the features.", ge=0, le=8)
+
+
+def learning(epochs: int, learning_rate: float) -> Any:
+    """The setting of how a network on a table learns."""
+    return setting(
+        lambda: TrainingConfig(
+            epochs=epochs, batch_size=512, learning_rate=learning_rate, weight_decay=1e-2, average=0.99
+        ),
+        "Training",
+        "How the network learns.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerConfig:
+    """A network on a table, and how it learns: what is alike whatever it tells."""
+
+    width: int = setting(32, "Width", "Units of a hidden layer, 1 to 4096.", ge=1, le=4096)
+    depth: int = layers(1)
+    dropout: float = setting(0.0, "Dropout", "Share of hidden units that a step leaves out, 0 to 0.9.", ge=0, le=0.9)
+    training: TrainingConfig = learning(10, 3e-3)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def monitor(self) -> str:
+        """The metric by which the best epoch is kept."""
+        return "likelihood"
+
+    def order(self, data: Payload, *, rank: int, processes: int) -> "Rows":
+        """Which training rows each batch of this process has."""
+        rows = np.asarray(data["train"], np.int64)
+        return Rows(rows, size=self.training.batch_size, seed=self.training.seed, rank=rank, processes=processes)
 
 
 class Tower(nn.Module):
@@ -42,10 +87,15 @@ class Tower(nn.Module):
         self.register_buffer("scale", torch.ones(features, dtype=torch.float64))
 
     def keep(self, feature: Floats) -> None:
-        """Keep what puts features (N, F) like these into standard units; it travels with the weights."""
-        deviation_F = feature.std(axis=0)
-        self.mean.copy_(torch.from_numpy(feature.mean(axis=0)))
-        self.scale.copy_(torch.from_numpy(np.where(deviation_F > 0, deviation_F, 1.0)))
+        """Keep what puts features (N, F) like these into standard units; it travels with the weights.
+
+        A feature that does not vary is said to deviate by one, in its own unit or in that of its size if that is more.
+        """
+        units, mean_F = standard_units(feature), feature.mean(axis=0)
+        scale_F = np.maximum(1.0, np.abs(mean_F))
+        scale_F[units.varies] = units.scale
+        self.mean.copy_(torch.from_numpy(mean_F))
+        self.scale.copy_(torch.from_numpy(scale_F))
 
     def forward(self, feature: Tensor) -> Tensor:
         """(B, W) of features (B, F) as they come: F of them, then the last hidden layer."""
@@ -84,6 +134,25 @@ class Rows:
 
     def __len__(self) -> int:
         return self._count
+
+
+class Batched(Generic[Batch]):
+    """Batches of training rows; implements `models.common.contracts.Batches`.
+
+    Args:
+        made: a batch of the numbers of its rows.
+        rows: which rows each batch has.
+    """
+
+    def __init__(self, made: Callable[[Integers], Batch], rows: Rows) -> None:
+        self._made, self._rows = made, rows
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """Batches of one epoch."""
+        return map(self._made, self._rows.epoch(number))
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 def check_table(data: Payload, *columns: str) -> None:

@@ -11,7 +11,7 @@ quantiles, so that only their order matters.
 
 # Shapes: N members, F features, T trees, I inner nodes, L leaves, V nodes of a level, B bins.
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from models.common.configuration import check, setting
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -95,6 +95,12 @@ class BoostedConfig:
         chances = self.outcome == "chance"
         if chances and not np.all((target >= 0) & (target <= 1)):
             raise InputError(f"targets for chances are 0 to 1, got {target.min()} to {target.max()}.")
+        if not chances:
+            # a power of two takes no digit, and keeps squares of huge or tiny targets within the range of numbers
+            size = int(np.frexp(np.abs(target).max())[1])
+            if size:
+                grown = self(features, np.ldexp(target, -size))
+                return replace(grown, start=float(np.ldexp(grown.start, size)), leaf=np.ldexp(grown.leaf, size))
         mean = float(target.mean())
         # one made-up member of either kind keeps the logit of labels that are all alike finite
         share = (mean * len(target) + 1) / (len(target) + 2)

@@ -23,14 +23,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
-from models.marketing.prediction.response import fit_logistic
+from models.common.errors import InputError
+from models.marketing.logistic import fit_logistic
+from models.marketing.prediction.estimate import Estimate
+from models.marketing.standard import standard_units
 
 Floats = NDArray[np.float64]
 Model = Callable[[Floats], Floats]
 
-NORMAL = 1.959963984540054
-"""Standard deviations in half a 95 % interval."""
 TENTHS = 10
 
 
@@ -52,14 +52,17 @@ class Ridge:
 
     penalty: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.penalty) and self.penalty >= 0):
+            raise InputError(f"the penalty of a ridge must be 0 or more and finite, got {self.penalty}.")
+
     def __call__(self, features: Floats, target: Floats) -> Model:
         """Fit; the offset has no penalty."""
-        centre, spread = features.mean(axis=0), features.std(axis=0)
-        scale = np.where(spread > 0, spread, 1.0)
-        standard = (features - centre) / scale
-        bend = standard.T @ standard + self.penalty * np.eye(features.shape[1])
-        slope = np.linalg.lstsq(bend, standard.T @ (target - target.mean()), rcond=None)[0] / scale
-        offset = float(target.mean() - centre @ slope)
+        units, mean = standard_units(features), float(target.mean())
+        standard = units(features)
+        bend = standard.T @ standard + self.penalty * np.eye(standard.shape[1])
+        less, slope = units.back(np.asarray(np.linalg.lstsq(bend, standard.T @ (target - mean), rcond=None)[0]))
+        offset = mean + less
         return lambda asked: np.asarray(asked @ slope + offset, np.float64)
 
 
@@ -184,10 +187,15 @@ def fit_uplift(
     Returns:
         The function.
 
+    Raises:
+        InputError: the kind is unknown.
+
     Source:
         Künzel et al. 2019, "Metalearners for estimating heterogeneous treatment effects" (t, x); Kennedy 2023, "Towards
         optimal doubly robust estimation of heterogeneous causal effects" (dr).
     """
+    if kind not in ("t", "x", "dr"):
+        raise InputError(f"unknown kind of learner {kind!r}; known are 't', 'x' and 'dr'.")
     table = np.asarray(features, np.float64)
     with_it, without = known.treated == 1, known.treated == 0
     if kind == "dr":
@@ -211,26 +219,9 @@ def fit_uplift(
 # --- judgement --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A number with its standard error and a 95 % interval."""
-
-    value: float
-    error: float
-
-    @property
-    def low(self) -> float:
-        """Lower end."""
-        return self.value - NORMAL * self.error
-
-    @property
-    def high(self) -> float:
-        """Upper end."""
-        return self.value + NORMAL * self.error
-
-
 def mean_uplift(scores: Floats) -> Estimate:
-    """Mean uplift of all members by their scores (N)."""
+    """Mean uplift of all members by their scores (N), 2 or more and finite, else `InputError`."""
+    _finite(scores, scores, least=2)
     return Estimate(value=float(scores.mean()), error=float(scores.std(ddof=1) / np.sqrt(len(scores))))
 
 
@@ -248,7 +239,7 @@ def area_under_uplift(scores: Floats, said: Floats) -> Estimate:
         The area, in units of the outcome.
 
     Raises:
-        InputError: lengths differ or there are fewer than 10 members.
+        InputError: lengths differ, a number is not finite, or there are fewer than 10 members.
 
     Source:
         Rzepakowski & Jaroszewicz 2012, "Decision trees for uplift modeling with single and multiple treatments"; as a
@@ -271,9 +262,7 @@ def qini(scores: Floats, said: Floats) -> Estimate:
 
 def _paired(scores: Floats, said: Floats, less: float) -> Estimate:
     """Mean of s (F - less), and its error by how much each member moves it."""
-    if scores.shape != said.shape or len(scores) < TENTHS:
-        raise InputError(f"scores and what was said must be of one length, 10 or more, got {scores.shape}, "
-                         f"{said.shape}.")  # fmt: skip
+    _finite(scores, said, least=TENTHS)
     size = len(scores)
     _, place = np.unique(said, return_inverse=True)
     count, summed = np.bincount(place), np.bincount(place, weights=scores)
@@ -315,21 +304,25 @@ def calibrate(scores: Floats, said: Floats) -> Calibration:
         that hold for uneven spread.
 
     Raises:
-        InputError: lengths differ, there are fewer than 20 members, or all are said alike.
+        InputError: lengths differ, a number is not finite, there are fewer than 20 members, or all are said alike.
 
     Source:
         Chernozhukov, Demirer, Duflo & Fernandez-Val 2018, "Generic machine learning inference on heterogeneous
         treatment effects", sections 3.1 and 3.2; errors White 1980.
     """
-    if scores.shape != said.shape or len(scores) < 2 * TENTHS or np.ptp(said) == 0:
-        raise InputError(f"calibration needs 20 members or more of whom not all is said alike, got {scores.shape}, "
-                         f"{said.shape}.")  # fmt: skip
+    _finite(scores, said, least=2 * TENTHS)
+    units = standard_units(said[:, None])
+    if not units.varies[0]:
+        raise InputError(
+            f"calibration needs members of whom not all is said alike, got {said[0]:g} for all {len(said)}."
+        )
     parts = np.array_split(np.argsort(said, kind="stable"), TENTHS)
-    design = np.stack([np.ones(len(said)), said], axis=1)
-    inverse = np.linalg.inv(design.T @ design)
-    found = inverse @ design.T @ scores
-    rest = scores - design @ found
-    spread = np.sqrt(np.diag(inverse @ (design.T @ (design * (rest**2)[:, None])) @ inverse))
+    design = np.stack([np.ones(len(said)), units(said[:, None])[:, 0]], axis=1)
+    size = max(float(np.abs(scores).max()), np.finfo(np.float64).tiny)
+    found = design.T @ (scores / size) / len(said)  # the columns are orthonormal
+    moved = design * (scores / size - design @ found)[:, None] / len(said)
+    back = size * np.array([[1.0, -units.centre[0] / units.scale[0]], [0.0, 1 / units.scale[0]]])
+    found, spread = back @ found, np.linalg.norm(moved @ back.T, axis=0)
     return Calibration(
         said=np.array([said[part].mean() for part in parts]),
         found=np.array([scores[part].mean() for part in parts]),
@@ -340,6 +333,16 @@ def calibrate(scores: Floats, said: Floats) -> Calibration:
 
 
 # --- inside -----------------------------------------------------------------------------------------------------------
+
+
+def _finite(scores: Floats, said: Floats, *, least: int) -> None:
+    if scores.shape != said.shape or scores.ndim != 1 or len(scores) < least:
+        raise InputError(f"scores and what was said must be rows of one length, {least} or more, got {scores.shape}, "
+                         f"{said.shape}.")  # fmt: skip
+    for name, numbers in (("score", scores), ("what was said", said)):
+        wrong = np.flatnonzero(~np.isfinite(numbers))
+        if len(wrong):
+            raise InputError(f"{name} of member {wrong[0]} is {numbers[wrong[0]]}; it must be finite.")
 
 
 def _checked(

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.common.configuration import check, setting
-from models.common.contracts import InputError
+from models.common.errors import InputError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -150,7 +150,8 @@ def _events(
     kinds: int,
     report: int,
 ) -> tuple[Integers, Integers, Integers, Floats]:
-    who, when, what = (np.asarray(part, np.int64) for part in (member, day, kind))
+    named = (("member of event", member), ("day of event", day), ("kind of event", kind))
+    who, when, what = (whole(np.asarray(part), name) for name, part in named)
     much = np.asarray(amount, np.float64)
     if not who.shape == when.shape == what.shape == much.shape:
         raise InputError(f"events need a member, day, kind and amount each, got {who.shape}, {when.shape}, "
@@ -165,3 +166,14 @@ def _events(
         if len(wrong):
             raise InputError(f"{name} of event {wrong[0]} is {numbers[wrong[0]]}; it must be {remedy}.")
     return who, when, what, much
+
+
+def whole(numbers: NDArray[Any], name: str) -> Integers:
+    """Numbers as integers; raises `InputError`, with the name and place, for one that is no whole number."""
+    if numbers.dtype.kind in "iub":
+        return numbers.astype(np.int64)
+    values = np.asarray(numbers, np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values == np.floor(values))))
+    if len(wrong):
+        raise InputError(f"{name} {wrong[0]} is {values[wrong[0]]}; it must be a whole number: drop or round it.")
+    return values.astype(np.int64)

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from models.common.calibration import Isotonic, fit_isotonic
 from models.feed import recounting
-from models.feed.events.calibration import Isotonic, fit_isotonic
 from models.feed.events.histories import Histories
 from models.feed.events.metrics import auc, normalized_entropy
 from models.feed.events.simulator import SimulatorConfig, simulate

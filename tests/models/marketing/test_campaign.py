@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from models.common.errors import InputError
 from models.marketing.allocation.program import NOTHING, Program
 from models.marketing.campaign import Campaign, best_pairs, ranked, run_campaign
 from models.marketing.experiments import AnalysisConfig, ExperimentConfig, analyse, simulated
@@ -91,3 +92,10 @@ def test_the_true_lift_is_inside_its_interval_as_often_as_is_said() -> None:
         shares.append(metrics["triggered_share"])
     assert covered >= 24
     assert 0.1 < np.mean(shares) < 0.8, "hardly anybody, or everybody, was decided otherwise"
+
+
+@pytest.mark.parametrize(("share", "arm"), [(0.01, "treatment"), (0.99, "control")])
+def test_an_arm_to_which_the_toss_leaves_nobody_is_named(share: float, arm: str) -> None:
+    small = generate(GeneratorConfig(members=10, lines=3, offers=6))
+    with pytest.raises(InputError, match=f"of 10 members the toss leaves none to the {arm}, whose share is 0.01"):
+        run_campaign(small, share=share, gap=1e-3, seed=1)

@@ -394,3 +394,15 @@ def test_a_program_without_members_has_a_plan_of_nothing() -> None:
     )  # fmt: skip
     assert certify_plan(program, plan, whole=True).failures() == ()
     assert unspent(program, plan) == ()
+
+
+@pytest.mark.parametrize("side", ["lower", "upper"])
+def test_a_bound_that_is_far_off_hides_no_broken_one_of_the_same_row(side: str) -> None:
+    program = world(1, members=40, offers=4, lower=0.0)
+    free = bounded(program, np.full(program.K, -np.inf), np.full(program.K, np.inf))
+    plan = shared(free)
+    load = float(plan.loads[0])
+    lower, upper = free.lower.copy(), free.upper.copy()
+    lower[0], upper[0] = (load + 1, 1e12) if side == "lower" else (-1e12, load - 1)
+    certificate = certify_plan(bounded(free, lower, upper), plan, whole=False, gap=1.0)
+    assert [claim.name for claim in certificate.claims if not claim.holds] == ["rows_broken"]

@@ -90,3 +90,28 @@ def test_what_is_missing_or_unknown_is_named(product: Payload, change: object, t
     assert callable(change)
     with pytest.raises(InputError, match=told):
         decide(product, DATA, change(requests(seed=9, members=40)), 1.0)
+
+
+def test_members_of_a_segment_without_a_row_or_never_seen_are_decided_too(product: Payload) -> None:
+    table = requests(seed=9, members=120)
+    place = table.column_names.index("segment")
+    elsewhere = table.set_column(place, "segment", pa.array(["nowhere"] * table.num_rows))
+    rows = DATA["rows"].filter(pa.compute.invert(pa.compute.equal(DATA["rows"]["row"], "new")))
+    fewer = {**DATA, "rows": rows}
+    free = PlanConfig().allocate(fewer, None, None)
+    alone = table.filter(pa.compute.equal(table["segment"], "new"))
+    assert alone.num_rows
+    for plan, data, asked in ((product, DATA, elsewhere), (free, fewer, alone)):
+        answers, counted = decide(plan, data, asked, 1.0)
+        assert answers.num_rows > 0
+        assert all(load == 0 for name, load in counted.items() if name.startswith("load/segment"))
+
+
+def test_a_table_of_nobody_is_answered_by_nothing_and_an_empty_segment_is_named(product: Payload) -> None:
+    table = requests(seed=9, members=40)
+    answers, counted = decide(product, DATA, table.slice(0, 0), 1.0)
+    assert (answers.num_rows, counted["members"]) == (0, 0)
+    place = table.column_names.index("segment")
+    empty = table.set_column(place, "segment", pa.array([None, *table["segment"].to_pylist()[1:]], pa.string()))
+    with pytest.raises(InputError, match="row 1, column 'segment': it is empty"):
+        decide(product, DATA, empty, 1.0)

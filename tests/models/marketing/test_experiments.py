@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.common.contracts import InputError, Payload
@@ -91,3 +93,37 @@ def test_a_third_arm_is_left_out_where_it_may_be_and_refused_where_not(tmp_path:
 def test_what_is_wrong_is_named(tmp_path: Path, rows: list[str], told: str) -> None:
     with pytest.raises(InputError, match=told):
         read_experiment(written(tmp_path, rows), TABLE, 0.5)
+
+
+def test_a_column_of_decisions_with_gaps_is_compared_as_numbers_too(tmp_path: Path) -> None:
+    """Whole numbers beside a missing one are read as floats by most tools: 2 there is 2.0 here."""
+    number = np.arange(30)
+    table = {
+        "arm": np.where(number % 2, "treatment", "control"),
+        "spend": number.astype(float),
+        "old": pa.array(number % 3, pa.int64()),
+        "new": pa.array(np.where(number == 7, np.nan, number % 3), from_pandas=True),
+    }
+    pq.write_table(pa.table(table), tmp_path / "outcome.parquet")
+    outcomes = read_experiment(tmp_path / "outcome.parquet", TABLE, 0.5)["outcomes"]
+    differ = np.array(outcomes["control"].to_pylist()) != np.array(outcomes["treatment"].to_pylist())
+    assert np.flatnonzero(differ).tolist() == [7]
+
+
+def test_an_experiment_in_which_nothing_varies_says_that_its_interval_is_none(tmp_path: Path) -> None:
+    rows = [f"{'treatment' if number % 2 else 'control'},0,mail,push" for number in range(60)]
+    judgement = analyse(read_experiment(written(tmp_path, rows), TABLE, 0.5), AnalysisConfig(permutations=99))
+    assert "variance_ratio" not in judgement.metrics
+    assert np.isfinite(list(judgement.metrics.values())).all()
+    assert all("in doubt: all outcomes are equal" in row["95 % interval"] for row in judgement.table)
+    lift = next(figure for figure in judgement.figures if figure.name == "lift")
+    assert lift.caption.endswith("In doubt: all outcomes are equal, so there is no spread to measure by.")
+    buyers = next(figure for figure in judgement.figures if figure.name == "buyers").series[0]
+    assert buyers.y == (0, 0)
+    assert buyers.low == (0, 0)
+    assert min(buyers.high) > 0.05  # of thirty who did not buy
+
+
+def test_an_arm_cannot_be_compared_with_itself() -> None:
+    with pytest.raises(ValueError, match="both 'all'; name two arms"):
+        OutcomesTableConfig(file="x", treatment="all", control="all")

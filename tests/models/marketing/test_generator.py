@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.marketing.generator import GeneratorConfig, World, generate, past, simulate
+from models.marketing.tables import generated, program_of
 
 CONFIG = GeneratorConfig(members=613, offers=11, lines=3, channels=4, segments=4, density=0.37, seed=5)
 
@@ -108,3 +109,20 @@ def test_bounds_that_cannot_hold_are_refused_by_name() -> None:
         GeneratorConfig(least_volume=0.5)
     with pytest.raises(ValueError, match=r"GeneratorConfig.members must be at least 10, got 3"):
         GeneratorConfig(members=3)
+
+
+def test_few_members_may_leave_segments_empty_and_these_have_no_row() -> None:
+    config = GeneratorConfig(members=10, segments=8, seed=0)
+    world = generate(config)
+    held = set(world.members["segment"].to_pylist())
+    assert len(held) < 8
+    rows = [row for row in world.rows.to_pylist() if row["family"] == "segment"]
+    assert {row["row"] for row in rows} == held
+    assert sum(row["upper"] for row in rows) == pytest.approx(config.segment_share * 10)
+    assert program_of(generated(config)).N == 10
+
+
+def test_offers_of_one_line_and_channel_are_numbered() -> None:
+    names = generate(GeneratorConfig(members=10, offers=9, lines=2, channels=2)).offers["offer"].to_pylist()
+    assert names[:5] == ["starter-email", "plus-push", "starter-push", "plus-email", "starter-email-2"]
+    assert len(set(names)) == 9

@@ -48,10 +48,26 @@ def first(change: Callable[[Any], Any]) -> Callable[[list[Any]], list[Any]]:
     return lambda values: [change(values[0]), *values[1:]]
 
 
-def policy(product: Payload) -> Payload:
-    families = [dict(family) for family in product["policy"]["families"]]
-    families[0] = {**families[0], "prices": {row: price + 0.01 for row, price in families[0]["prices"].items()}}
-    return {**product, "policy": {**product["policy"], "families": families}}
+def policy(**changes: Any) -> Callable[[Payload], Payload]:
+    return lambda product: {**product, "policy": {**product["policy"], **changes}}
+
+
+def family(name: str, **changes: Callable[[Any], Any]) -> Callable[[Payload], Payload]:
+    """The plan whose policy has one family changed."""
+
+    def changed(product: Payload) -> Payload:
+        families = [dict(one) for one in product["policy"]["families"]]
+        (mine,) = (one for one in families if one["name"] == name)
+        mine |= {part: change(mine[part]) for part, change in changes.items()}
+        return policy(families=families)(product)
+
+    return changed
+
+
+def tied(**parts: Any) -> Callable[[Payload], Payload]:
+    """The plan whose policy says how members of one more kind are shared out."""
+    sound = {"groups": ["new"], "slots": 1, "options": ["starter-email"], "shares": [0.5]}
+    return policy(ties=[{**sound, **parts}])
 
 
 CORRUPTIONS: dict[str, tuple[str, Callable[[Payload], Payload]]] = {
@@ -72,12 +88,45 @@ CORRUPTIONS: dict[str, tuple[str, Callable[[Payload], Payload]]] = {
     "a value that is more": ("value_off", about(value=lambda value: value * 1.000001)),
     "a bound that is less": ("bound_off", about(bound=lambda bound: bound * 0.9999)),
     "a value that is no number": ("numbers_not_finite", about(value=lambda _: float("nan"))),
-    "a policy with other prices": ("policy_off", policy),
+    "a policy with other prices": (
+        "policy_off",
+        family("spend", prices=lambda prices: {row: price + 0.01 for row, price in prices.items()}),
+    ),
+    "a policy with an offer in another row": (
+        "policy_off",
+        family("channel", row_of=lambda row_of: dict(zip(row_of, [*list(row_of.values())[1:], "email"], strict=True))),
+    ),
+    "a policy with an offer in no row": (
+        "policy_off",
+        family("volume", row_of=lambda row_of: dict(list(row_of.items())[1:])),
+    ),
+    "a policy that counts what has a weight": ("policy_off", family("spend", weighted=lambda _: False)),
+    "a policy whose segments are of offers": ("policy_off", family("segment", by=lambda _: "offers")),
+    "a policy without a family": (
+        "policy_off",
+        lambda product: policy(families=product["policy"]["families"][1:])(product),
+    ),
+    "a policy with a family twice": (
+        "policy_off",
+        lambda product: policy(families=[*product["policy"]["families"], product["policy"]["families"][0]])(product),
+    ),
+    "a policy without an offer": (
+        "policy_off",
+        lambda product: policy(offers=product["policy"]["offers"][1:])(product),
+    ),
+    "a policy of more offers a member": ("policy_off", policy(most=2)),
+    "a policy to which everybody is indifferent": ("policy_off", policy(width=1e9)),
+    "a policy whose width is no number": ("policy_off", policy(width=float("nan"))),
+    "a tie shared out to more than all": ("policy_off", tied(shares=[1.5])),
+    "a tie shared out to less than nobody": ("policy_off", tied(shares=[-0.1])),
+    "a tie of more than the slots": ("policy_off", tied(options=["starter-email", "plus-push"], shares=[0.9, 0.9])),
+    "a tie of an offer that there is not": ("policy_off", tied(options=["plus-pigeon"])),
 }
 
 
 def test_a_sound_plan_holds(product: Payload) -> None:
     assert judged(product).holds
+    assert judged(tied()(product)).holds
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)

@@ -45,6 +45,8 @@ def test_the_plan_keeps_within_the_day_s_target_and_its_certificate_holds(day: P
         {"budget": lambda x: x * 2},
         {"after": lambda x: {**x, "spent": x["spent"] - 1}},
         {"after": lambda x: {**x, "ratio": x["ratio"] + 0.01}},
+        *({"after": lambda x, name=name: {**x, name: x[name] + 0.01}} for name in ("trend", "target", "noise", "odd")),
+        {"after": lambda x: {**x, "period": x["period"] + 1}},
         {"before": lambda x: {**x, "spent": x["spent"] + 5}},
     ],
 )

@@ -95,6 +95,7 @@ def test_columns_in_another_order_and_parquet_say_the_same(tmp_path: Path) -> No
         ({"rows": [{**ROWS[0], "upper": 1, "lower": 2}]}, r"rows.csv, column 'lower', row 1: 2.0: the lower bound"),
         ({"rows": [{**ROWS[0], "Upper": 1}]}, r"rows.csv has the unknown column 'Upper'; known are family, row"),
         ({"rows": [{**ROWS[0], "family": ""}]}, r"column 'family', row 1: '': name the family"),
+        ({"rows": [{**ROWS[0], "row": "push"}]}, r"family 'spend' has the row 'push' and is by nothing; name the col"),
         ({"rows": [ROWS[0], ROWS[0]]}, r"row 'spend' of family 'spend' stands twice"),
         ({"rows": [ROWS[1], {**ROWS[2], "weight": "cost"}]}, r"rows of family 'sends' have weight '', 'cost'"),
         ({"rows": [{**ROWS[0], "weight": "value"}]}, r"rows.csv names the weight 'value', which is our own name"),

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from models.common.calibration import KNOTS, Isotonic, fit_tasks
 from models.feed.events.calibrated import Calibrated
-from models.feed.events.calibration import KNOTS, Isotonic, fit_tasks
 from models.feed.events.simulator import SimulatorConfig, simulate
 
 STEPS = [

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from models.common.calibration import Isotonic
 from models.common.certificate import Certificate
 from models.common.contracts import Payload
-from models.feed.events.calibration import Isotonic
 from models.feed.events.features import FEATURES
 from models.feed.events.metrics import auc, normalized_entropy
 from models.feed.history.certificate import NAMES, REQUEST, Shape, certify

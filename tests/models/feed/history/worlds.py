@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.common.calibration import Isotonic
 from models.common.contracts import Payload, TrainingConfig
 from models.common.transformer import TransformerConfig
-from models.feed.events.calibration import Isotonic
 from models.feed.events.simulator import SimulatorConfig
 from models.feed.history.config import DataConfig, HistoryConfig, JudgementConfig, NetworkConfig, ScorerConfig
 from models.feed.history.inputs import Inputs

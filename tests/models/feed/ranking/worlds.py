@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from models.common.calibration import Isotonic
 from models.common.contracts import Payload, TrainingConfig
 from models.common.transformer import TransformerConfig
-from models.feed.events.calibration import Isotonic
 from models.feed.events.simulator import SimulatorConfig
 from models.feed.events.table import Events, arrange
 from models.feed.ranking.config import DataConfig, JudgementConfig, NetworkConfig, RankerConfig, RankingConfig

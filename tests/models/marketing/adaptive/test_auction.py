@@ -82,3 +82,5 @@ def test_bad_bids_and_markets_are_named() -> None:
         Market(rivals=0)
     with pytest.raises(InputError, match=r"shown_last.*from 0 to 1, got 1.5"):
         Market(shown_last=1.5)
+    with pytest.raises(InputError, match="price_drift of a market must be finite, got nan"):
+        Market(price_drift=float("nan"))

@@ -172,6 +172,37 @@ def test_a_forecast_finds_a_line_and_extends_it() -> None:
     assert forecast.ahead(48)[-1] == pytest.approx(0.005 * 95, abs=0.05)
 
 
+@pytest.mark.parametrize("height", [0.5, -0.3])
+def test_a_forecast_follows_a_jump_once_it_is_seen_twice_and_no_single_odd_period(height: float) -> None:
+    rng, noise = np.random.default_rng(2), 0.02
+    jumped, odd, calm = Forecast(96), Forecast(96), Forecast(96)
+    for _ in range(48):
+        seen = noise * rng.standard_normal()
+        for forecast in (jumped, odd, calm):
+            forecast.see(seen, noise**2)
+    for period in range(8):
+        seen = noise * rng.standard_normal()
+        jumped.see(height + seen, noise**2)
+        odd.see(height if period == 0 else seen, noise**2)
+        if period:
+            calm.see(seen, noise**2)
+        if period == 1:
+            assert jumped.ahead(1)[0] == pytest.approx(height, abs=3 * noise)
+    assert jumped.ahead(40) == pytest.approx(height, abs=0.3 * abs(height))
+    assert odd.ahead(40) == pytest.approx(calm.ahead(40), abs=0.02)
+
+
+def test_after_a_jump_of_prices_little_is_lost_beyond_what_nobody_could_know() -> None:
+    market, days = replace(MARKET, price_jump=0.5), []
+    for seed in range(2):
+        log, day = Log.of(simulate_auctions(MARKET, 100 + seed)), simulate_auctions(market, seed)
+        budget = 0.1 * float(log.price.sum())
+        bought = run_auctions(day, Bidder(log, budget))
+        assert abs(bought.spent[-1] / budget - 1) <= 0.015
+        days.append(1 - bought.value / best_value(day, budget))
+    assert np.mean(days) <= 0.055
+
+
 def test_a_forecast_that_saw_only_noise_stays_near_the_usual_day() -> None:
     rng, forecast = np.random.default_rng(1), Forecast(96)
     for _ in range(10):
@@ -207,3 +238,12 @@ def test_bad_bidders_are_named() -> None:
     yes, price = np.ones(1, bool), np.array([np.nan])
     with pytest.raises(InputError, match="1 prices paid in period 0"):
         bidder.after(Seen(value=np.ones(1), price=price, won=yes, shown=yes))
+
+
+def test_periods_of_uneven_rows_or_impossible_values_are_named() -> None:
+    yes = np.ones(3, bool)
+    with pytest.raises(InputError, match="rows of one length"):
+        Seen(value=np.ones(3), price=np.ones(2), won=yes, shown=yes)
+    for wrong in (-1.0, np.nan, np.inf):
+        with pytest.raises(InputError, match=f"value of impression 1 is {wrong}"):
+            Seen(value=np.array([1.0, wrong, 1.0]), price=np.ones(3), won=yes, shown=yes)

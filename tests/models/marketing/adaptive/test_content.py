@@ -183,3 +183,9 @@ def test_bad_input_is_named() -> None:
     ):
         with pytest.raises(InputError, match=words):
             doubly_robust(table, chosen, **{**good, **change})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="content of member 1 is 5; there are 0 to 4"):
+        LINES.broken(np.array([0, 5]))
+    with pytest.raises(InputError, match=r"logged action of decision 2 is 1\.5"):
+        doubly_robust(
+            np.zeros((3, 2)), np.zeros(3), action=np.array([0, 1, 1.5]), chance=np.full(3, 0.5), reward=np.ones(3)
+        )

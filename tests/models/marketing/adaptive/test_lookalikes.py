@@ -56,6 +56,13 @@ def test_members_that_no_list_holds_come_last_and_empty_places_count_for_nothing
     assert best_neighbours(ids, cosine, 4, best=2, absent=0.0) == pytest.approx([0.15, 0.3, 0.8, 0.0])
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_cosines_do_not_know_lengths_however_huge_or_tiny(unit: float) -> None:
+    rng = np.random.default_rng(9)
+    members, seeds = rng.normal(size=(20, 3)), rng.normal(size=(5, 3))
+    assert best_cosines(members * unit, seeds / unit, best=2) == pytest.approx(best_cosines(members, seeds, best=2))
+
+
 def test_a_member_without_an_embedding_resembles_nobody() -> None:
     assert best_cosines(np.zeros((1, 7)), embedded(0, 3)).tolist() == [0.0]
 
@@ -91,7 +98,7 @@ def test_a_column_that_says_nothing_changes_nothing() -> None:
     # 0.1 repeated has a spread of rounding errors
     wider = np.column_stack([members, np.full(2000, 0.1), np.zeros(2000)])
     plain, wide = fit_head(members, converted), fit_head(wider, converted)
-    assert wide.beta[8:10].tolist() == [0.0, 0.0]
+    assert wide.line.slope[7:9].tolist() == [0.0, 0.0]
     assert np.corrcoef(plain.scores(members), wide.scores(wider))[0, 1] > 0.999
 
 
@@ -188,3 +195,5 @@ def test_bad_input_is_named() -> None:
     ):
         with pytest.raises(InputError, match=words):
             act()
+    with pytest.raises(InputError, match="seed of member 0 is nan; it must be yes or no"):
+        fit_head(np.zeros((4, 2)), np.full(4, np.nan))

@@ -115,6 +115,33 @@ def test_a_state_taken_up_again_goes_on_as_before() -> None:
     assert stored == straight[-1]
 
 
+@pytest.mark.parametrize("after", [0.4, 0.7, 1.5])
+def test_a_jump_of_delivery_is_believed_when_it_is_seen_twice(after: float) -> None:
+    ratios = np.append(np.ones(20), np.full(20, after)) * (1 + 0.01 * np.random.default_rng(0).standard_normal(40))
+    states = paced(Pacing(budget=40.0, curve=uniform(40)), ratios)
+    assert abs(states[21].ratio / after - 1) > 0.15  # one odd period is followed as ever
+    assert all(abs(state.ratio / after - 1) < 0.07 for state in states[25:])
+    smoothed = 1.0
+    for _ in range(5):
+        smoothed += 0.3 * (after - smoothed)
+    assert abs(states[25].ratio - after) < 0.4 * abs(smoothed - after)
+
+
+def test_one_period_without_delivery_is_no_jump() -> None:
+    ratios = np.ones(40)
+    ratios[20] = 0.0
+    states = paced(Pacing(budget=40.0, curve=uniform(40)), ratios)
+    assert states[21].ratio == pytest.approx(0.7)
+    assert max(state.spent - spent for state, spent in zip(states, np.arange(41), strict=True)) < 0.4
+    assert states[-1].spent == pytest.approx(40, rel=1e-3)
+
+
+def test_a_state_that_was_stored_before_surprises_were_kept_is_taken_up() -> None:
+    old = {"period": 3, "spent": 3.0, "ratio": 0.9, "trend": -0.01, "target": 1.1}
+    state = Pacing(budget=10.0, curve=uniform(10)).after(Paced(**old), predicted=1.1, realised=1.0)
+    assert (state.period, state.odd) == (4, -1.0)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -181,6 +208,12 @@ def test_other_drifts_are_held_too(kind: str) -> None:
     for course in courses(kind, "forecast", range(2)):
         assert abs(course.spend_error) <= 0.01
         assert course.overshoot <= 0.03
+
+
+def test_after_a_jump_spend_does_not_run_ahead_of_its_plan() -> None:
+    held = courses("step", "forecast", range(4))
+    assert max(course.overshoot for course in held) <= 0.01
+    assert np.mean([course.regret for course in held]) <= 0.045
 
 
 def test_a_day_is_the_same_from_the_same_seed_and_no_run_beats_its_clairvoyant_without_luck() -> None:

@@ -91,13 +91,44 @@ def test_a_hundred_thousand_units_need_no_pairs() -> None:
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
-    y, arm, x, propensity = observed(np.random.default_rng(7), 50)
+    y, arm, x, propensity = observed(np.random.default_rng(7), 200)
     with pytest.raises(RefusedError, match="no overlap"):
         adjusted_wins(y, arm, x, propensity=np.where(arm == 1, 0.999, 0.5))
     with pytest.raises(RefusedError, match="an arm is too small"):
-        adjusted_wins(y, np.zeros(50, int), x)
+        adjusted_wins(y, np.zeros(200, int), x)
     with pytest.raises(InputError, match="the covariates of unit 3 are not finite"):
-        adjusted_wins(y, arm, np.where(np.arange(50)[:, None] == 3, np.nan, x))
+        adjusted_wins(y, arm, np.where(np.arange(200)[:, None] == 3, np.nan, x))
     with pytest.raises(InputError, match="the arm of unit 0 is 2"):
-        adjusted_wins(y, np.full(50, 2), x)
-    assert propensity.shape == (50,)
+        adjusted_wins(y, np.full(200, 2), x)
+    assert propensity.shape == (200,)
+    with pytest.raises(InputError, match=r"shape \(3,\), there are 200 units"):
+        adjusted_wins(y, arm, x, propensity=np.full(3, 0.5))
+    with pytest.raises(RefusedError, match="the covariates tell the arms apart"):
+        adjusted_wins(y, arm, arm[:, None])
+    with pytest.raises(RefusedError, match="100 and 100 units, 120 are needed"):
+        adjusted_wins(y, np.arange(200) % 2, np.random.default_rng(0).normal(size=(200, 12)))
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.2"):
+        adjusted_wins(y, arm, x, level=1.2)
+
+
+@pytest.mark.parametrize("y", [np.ones(120), np.arange(120) % 2, np.arange(120) % 2 * 10.0 + np.arange(120) / 120])
+def test_arms_without_spread_have_no_interval_of_no_width(y: np.ndarray) -> None:
+    with pytest.raises(RefusedError, match="adjusted_wins refuses, no variation"):
+        adjusted_wins(y, np.arange(120) % 2, np.zeros((120, 0)))
+
+
+@pytest.mark.parametrize(("control", "treatment"), [(50, 50), (50, 400), (120, 60)])
+def test_small_arms_are_compared_at_the_level_that_is_said(control: int, treatment: int) -> None:
+    rng, runs, arm = np.random.default_rng((control, treatment)), 1500, np.repeat([0, 1], [control, treatment])
+    none = np.zeros((len(arm), 0))
+    found = [adjusted_wins(rng.random(len(arm)), arm, none) for _ in range(runs)]
+    for level in (0.05, 0.01, 0.001):
+        rejected = sum(one.p_value <= level for one in found)
+        assert rejected <= stats.binom(runs, 1.2 * level).isf(1e-4)
+    assert all(0 <= one.low < one.high <= 1 for one in found)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-9, 1e9, 1e300])
+def test_the_unit_of_a_covariate_does_not_matter(unit: float) -> None:
+    y, arm, x, _ = observed(np.random.default_rng(8), 300)
+    assert adjusted_wins(y, arm, x * unit).share == pytest.approx(adjusted_wins(y, arm, x).share, rel=1e-9)

@@ -90,6 +90,17 @@ def test_with_many_positives_the_law_of_permutations_is_the_limit() -> None:
     assert whole.p_value == whole.details["limit_p"] == 1
 
 
+def test_the_few_positives_of_a_small_arm_are_permuted_however_many_the_other_has() -> None:
+    rng = np.random.default_rng(13)
+    outcomes = Outcomes.of(rng.lognormal(size=30_000), rng.lognormal(size=7))
+    outcomes = Outcomes(values=outcomes.values, counts=outcomes.counts, zeros=np.array([1_470_000, 343]))
+    found = combination(outcomes)
+    assert found.details["permutations"] == 1999
+    # of 350 labels at a share of 2 %: far from normal, which the limit takes it for
+    drawn = permuted(outcomes)
+    assert stats.skew(drawn.share) > 0.2
+
+
 def test_normal_scores_of_tied_values_stand_at_their_mean_rank() -> None:
     assert normal_scores(np.array([1, 2, 1])) == pytest.approx(stats.norm.ppf([0.2, 0.5, 0.8]))
 
@@ -189,3 +200,9 @@ def test_powers_are_drawn_for_every_test_with_their_intervals() -> None:
     assert {series.label for series in figure.series} >= {"combination", "two part", "mann whitney"}
     for series in figure.series:
         assert all(low <= y <= high for low, y, high in zip(series.low, series.y, series.high, strict=True))
+
+
+def test_an_effect_beyond_all_units_is_named() -> None:
+    scenario = Scenario(law="lognormal", spread=1.0, units=20, share=0.97, kind="share", size=3)
+    with pytest.raises(ValueError, match=r"n=20 p=0\.97 share x3 would have a share of 1"):
+        scenario.draw(np.random.default_rng(0))

@@ -77,3 +77,10 @@ def test_a_missing_outcome_is_refused_with_arm_and_row() -> None:
 
 def test_finite_outcomes_whose_sum_overflows_are_accepted() -> None:
     assert Outcomes.of([1e308, 1e308], [1e308]).units.tolist() == [2, 1]
+
+
+def test_what_is_no_row_of_numbers_is_refused_by_arm() -> None:
+    with pytest.raises(InputError, match="outcomes of the treatment are not all numbers"):
+        Outcomes.of([1.0], ["much"])
+    with pytest.raises(InputError, match=r"outcomes of the control have the shape \(2, 2\)"):
+        Outcomes.of([[1, 2], [3, 4]], [1])

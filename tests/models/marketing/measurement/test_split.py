@@ -89,5 +89,8 @@ def test_an_arm_without_a_share_and_shares_above_one_are_refused() -> None:
         split_program(program(), np.arange(47) % 2, {0: 0.5})
     with pytest.raises(InputError, match="add up to at most one"):
         split_program(program(), np.arange(47) % 2, {0: 0.7, 1: 0.5})
+    for wrong in (0.0, -0.1, float("nan")):
+        with pytest.raises(InputError, match="must be above zero"):
+            split_program(program(), np.arange(47) % 2, {0: 0.5, 1: wrong})
     with pytest.raises(InputError, match="the program has 47 members"):
         shared_rows(program(), np.zeros(3, int))

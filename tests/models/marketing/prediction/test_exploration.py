@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import kstest, norm
 
@@ -163,3 +164,23 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         known.learned(g, offer, np.array([0.0, 0.5, 1.0]))
     with pytest.raises(InputError, match="a row of 2 numbers"):
         known.learned(np.ones((3, 3)), offer, np.zeros(3))
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("steps", [1, 3, 50])
+def test_no_newton_step_leads_away_from_the_most_likely_weights(seed: int, steps: int) -> None:
+    random = np.random.default_rng(seed)
+    prior, scale, size = 10.0 ** random.uniform(-4, 1), 10.0 ** random.uniform(-1, 2), int(random.integers(1, 60))
+    g = np.column_stack([random.normal(size=(size, 2)) * scale, np.ones(size)])
+    y = (random.random(size) < expit(2 * g[:, 0] / scale)).astype(float)
+    begun = last_layer(random.normal(size=(1, 3)) / 10, g[:0], np.zeros(0, int), prior=prior)
+
+    def cost(weights: np.ndarray) -> float:
+        line, away = g @ weights, weights - begun.mean[0]
+        return float((np.logaddexp(0, line) - y * line).sum() + prior / 2 * away @ away)
+
+    found = cost(begun.learned(g, np.zeros(size, int), y, steps=steps).mean[0])
+    assert found <= cost(begun.mean[0])
+    if steps == 50:
+        best = minimize(cost, begun.mean[0], method="BFGS", options={"gtol": 1e-8, "maxiter": 2000})
+        assert found <= best.fun + 1e-6

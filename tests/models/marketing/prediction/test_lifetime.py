@@ -30,6 +30,7 @@ from models.marketing.prediction.lifetime import (
     tenths,
     zero_inflated_lognormal,
 )
+from models.marketing.prediction.tabular import Tower
 
 Floats = NDArray[np.float64]
 
@@ -215,6 +216,7 @@ def test_batches_depend_on_seed_and_epoch_alone_and_processes_share_them() -> No
         ({"features": np.zeros((49, 3))}, "must have 49 rows"),
         ({"train": np.array([70])}, "train must name rows from 0 to 49"),
         ({"weight": np.full(50, -1.0)}, "weight of member 0"),
+        ({"weight": np.zeros(50)}, "train has 0 members of value and weight"),
     ],
 )
 def test_data_that_cannot_be_learned_from_are_refused_by_name(change: dict[str, Floats], word: str) -> None:
@@ -223,3 +225,13 @@ def test_data_that_cannot_be_learned_from_are_refused_by_name(change: dict[str, 
         LifetimeConfig().sizes({**data, **change})
     with pytest.raises(InputError, match="lack the part value"):
         LifetimeConfig().sizes({"features": data["features"]})
+
+
+def test_a_feature_that_never_varied_says_little_once_it_does() -> None:
+    """0.1 repeated has a spread of rounding errors, in which 0.7 would be 1e16 away; in its own unit it is 0.6."""
+    tower = Tower(3, 4, 0, 0.0)
+    varied = np.random.default_rng(3).normal(size=50)
+    tower.keep(np.column_stack([np.full(50, 0.1), np.full(50, -1e9), varied]))
+    said = tower(torch.tensor([[0.1, -1e9, 0.0], [0.7, -2e9, 0.0]], dtype=torch.float64)).numpy()
+    np.testing.assert_allclose(said[:, :2], [[0, 0], [0.6, -1]], atol=1e-6)
+    np.testing.assert_allclose(said[:, 2], -varied.mean() / varied.std(), rtol=1e-6)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import stats
 
 from models.common.contracts import InputError
 from models.marketing.prediction.maturity import (
@@ -118,3 +119,35 @@ def test_what_cannot_be_known_is_refused_by_name() -> None:
     known = Delays(delay=np.array([1.0, 4.0]), come=np.array([0.05, 1.0]), error=np.zeros(2), horizon=4.0)
     with pytest.raises(InputError, match=r"member 1 is 2 old, when 0\.05"):
         maturity_weights(np.array([4.0, 2.0]), known, most=10)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.1, 0.6])
+def test_rates_of_young_members_have_the_interval_that_is_said(share: float) -> None:
+    rng, runs, size, missed = np.random.default_rng(21), 2000, 400, 0
+    for _ in range(runs):
+        weight = rng.uniform(1, 4, size)
+        seen = (rng.random(size) < share) & (rng.random(size) < 1 / weight)
+        _, low, high = matured_rate(seen, weight)
+        missed += not low <= share <= high
+    assert missed <= stats.binom(runs, 0.06).isf(1e-4)
+
+
+def test_where_weights_are_one_the_interval_of_a_rate_is_wilsons() -> None:
+    for count in (0, 1, 17, 40):
+        theirs = stats.binomtest(count, 40).proportion_ci(method="wilson")
+        found = matured_rate(np.arange(40) < count, np.ones(40))
+        assert found == pytest.approx((count / 40, theirs.low, theirs.high), abs=1e-12)
+
+
+def test_ages_and_rates_that_cannot_be_are_refused_by_member() -> None:
+    delays = fit_delays(np.array([1, 2, 3, 5.0]), np.full(4, 9.0), horizon=8)
+    with pytest.raises(InputError, match="age of member 1 is nan"):
+        maturity_weights(np.array([9.0, np.nan]), delays, most=10)
+    for seen, weight, told in (
+        (np.ones(5), np.ones(4), r"got \(5,\), \(4,\)"),
+        (np.ones(1), np.ones(1), "needs 2 members"),
+        (np.full(3, 2), np.ones(3), "seen of member 0 is 2"),
+        (np.ones(3), np.array([1, 1, 0.5]), "weight of member 2 is 0.5"),
+    ):
+        with pytest.raises(InputError, match=told):
+            matured_rate(seen, weight)

@@ -349,3 +349,23 @@ def test_spends_that_cannot_be_are_refused_by_name() -> None:
         Spending(p=1.0, q=0.9, v=1.0, error=np.zeros(3)).expected(np.zeros(1), np.zeros(1))
     with pytest.raises(InputError, match="horizons"):
         TRUE.expected(np.zeros(1), np.zeros(1), np.ones(1), np.array([-1.0]))
+
+
+@pytest.mark.parametrize(
+    ("customer", "day", "told"),
+    [
+        (["a", "a"], [1.5, 3.0], "day of purchase 0 is 1.5; it must be a whole number"),
+        (["a", "a"], [1.0, np.nan], "day of purchase 1 is nan"),
+        (["a", None], [1, 3], "customer of purchase 1 is missing"),
+        ([1.0, np.nan], [1, 3], "customer of purchase 1 is missing"),
+    ],
+)
+def test_purchases_without_a_customer_or_a_whole_day_are_refused(customer: list, day: list, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        histories(np.array(customer), np.array(day), np.ones(2), end=9)
+
+
+def test_the_chance_to_be_alive_checks_its_histories_too() -> None:
+    model = Purchases(r=0.5, alpha=3.0, a=0.7, b=2.0)
+    with pytest.raises(InputError, match="age of customer 0 must be at least recency"):
+        model.alive(np.ones(1), np.full(1, 5.0), np.full(1, 3.0))

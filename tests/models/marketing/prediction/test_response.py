@@ -1,4 +1,4 @@
-"""Logistic regression at its optimum, calibrated chances, and a network that tells responses to every offer."""
+"""Calibrated chances, and a network that tells responses to every offer."""
 
 from pathlib import Path
 
@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from scipy.special import expit
 
 from models.common.contracts import InputError, Payload, TrainingConfig
@@ -18,77 +15,10 @@ from models.marketing.prediction.response import (
     Response,
     ResponseConfig,
     batch_of,
-    fit_logistic,
-    fit_steps,
     logits_of,
 )
 
 Floats = NDArray[np.float64]
-
-
-def test_a_logistic_fit_is_the_optimum_another_search_finds() -> None:
-    random = np.random.default_rng(0)
-    features = random.normal(size=(400, 3)) * [1.0, 50.0, 0.01] + [0.0, 500.0, 0.0]
-    label = (random.random(400) < expit(features[:, 0] - 0.02 * (features[:, 1] - 500))).astype(float)
-    weight = random.uniform(0.5, 2, 400)
-    model = fit_logistic(features, label, weight, ridge=2.0)
-    scale = features.std(axis=0)
-    standard = (features - features.mean(axis=0)) / scale
-
-    def cost(now: Floats) -> float:
-        line = standard @ now[1:] + now[0]
-        return float(weight @ (np.logaddexp(0, line) - label * line) + now[1:] @ now[1:])
-
-    best = minimize(cost, np.zeros(4), method="BFGS", options={"gtol": 1e-7})
-    np.testing.assert_allclose(model.slope * scale, best.x[1:], atol=1e-5)
-    assert weight @ model(features) == pytest.approx(weight @ label, rel=1e-9)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_logistic_fit_ends_where_its_slope_is_zero(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    features = random.normal(size=(1200, 3))
-    label = (random.random(1200) < expit(0.7 * features[:, 0])).astype(float)
-    model = fit_logistic(features, label)
-    rest = label - model(features)
-    scale = features.std(axis=0)
-    assert abs(rest.sum()) < 1e-8
-    standard = (features - features.mean(axis=0)) / scale
-    np.testing.assert_allclose(standard.T @ rest, model.slope * scale, atol=1e-7)
-
-
-def test_labels_that_a_feature_parts_need_a_ridge_and_it_is_said() -> None:
-    features, label = np.arange(20.0)[:, None], (np.arange(20) >= 10).astype(float)
-    with pytest.raises(InputError, match="parts the labels"):
-        fit_logistic(features, label, ridge=0.0)
-    assert np.all(np.isfinite(fit_logistic(features, label, ridge=1.0).slope))
-    with pytest.raises(InputError, match="labels are alike"):
-        fit_logistic(features, np.ones(20))
-    with pytest.raises(InputError, match="features of member 2"):
-        fit_logistic(np.array([[0.0], [1.0], [np.nan]]), np.array([0.0, 1.0, 1.0]))
-
-
-@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=2, max_size=40))
-@settings(max_examples=80, deadline=None)
-def test_calibrated_chances_never_fall_and_have_the_mean_of_the_labels(rows: list[tuple[int, int]]) -> None:
-    score, label = (np.array(column, float) for column in zip(*rows, strict=True))
-    steps = fit_steps(score, label)
-    said = steps(np.sort(score))
-    assert np.all(np.diff(said) >= 0) and said.min() >= 0 and said.max() <= 1
-    assert steps(score).mean() == pytest.approx(label.mean(), abs=1e-12)
-    if 0 < label.mean() < 1:
-        assert said.min() > 0 and said.max() < 1
-
-
-def test_scores_that_say_too_much_become_true_chances() -> None:
-    random = np.random.default_rng(1)
-    logit = random.normal(-2, 1, 40_000)
-    label = (random.random(40_000) < expit(logit)).astype(float)
-    steps = fit_steps(3 * logit[:20_000] + 1, label[:20_000])
-    said = steps(3 * logit[20_000:] + 1)
-    for part in np.array_split(np.argsort(said), 10):
-        error = np.sqrt(said[part].mean() / len(part))
-        assert abs(label[20_000:][part].mean() - said[part].mean()) < 4 * error + 0.004
 
 
 def _members(size: int, seed: int) -> tuple[Payload, Floats]:
@@ -158,6 +88,7 @@ def test_a_fresh_network_says_the_mean_response_to_each_offer_and_only_shown_off
     "change, word",
     [
         ({"offer": np.full(80, 3)}, "offer of member 0 is 3"),
+        ({"offer": np.full(80, 0.5)}, "offer of member 0 is 0.5; it must be a whole number"),
         ({"offer": np.zeros(80, int)}, "train never shows the offer 'young'"),
         ({"response": np.full(80, 0.5)}, "response of member 0 is 0.5"),
         ({"features": np.full((80, 2), np.inf)}, "column 0 is inf"),

@@ -113,3 +113,11 @@ def test_what_cannot_be_learned_from_is_refused_by_name() -> None:
         BoostedConfig(outcome="chance")(np.zeros((3, 1)), np.array([0.0, 2.0, 1.0]))
     with pytest.raises(ValueError, match=r"BoostedConfig\.depth"):
         BoostedConfig(depth=0)
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-9, 1e200])
+def test_the_unit_of_targets_and_features_does_not_matter(unit: float) -> None:
+    feature, target = np.arange(100.0)[:, None], np.arange(100.0) ** 1.5
+    plain = BoostedConfig(trees=20)(feature, target)
+    moved = BoostedConfig(trees=20)(feature * unit, target * unit)
+    np.testing.assert_allclose(moved(feature * unit) / unit, plain(feature), rtol=1e-9)

@@ -149,3 +149,37 @@ def test_what_cannot_be_told_is_refused_by_name() -> None:
         qini(np.zeros(5), np.zeros(5))
     with pytest.raises(InputError, match="not all is said alike"):
         calibrate(np.zeros(50), np.zeros(50))
+    with pytest.raises(InputError, match="score of member 2 is nan"):
+        area_under_uplift(np.where(np.arange(50) == 2, np.nan, 0.0), np.arange(50.0))
+    with pytest.raises(InputError, match="2 or more, got"):
+        mean_uplift(np.ones(1))
+    with pytest.raises(InputError, match="penalty of a ridge must be 0 or more and finite, got -5"):
+        Ridge(penalty=-5.0)
+    known = cross_fit(x, treated, outcome, learner=Ridge())
+    with pytest.raises(InputError, match="unknown kind of learner 's'; known are 't', 'x' and 'dr'"):
+        fit_uplift(x, known, kind="s", learner=Ridge())
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e-9, 1.0, 1e9, 1e140])
+def test_calibration_is_the_regression_of_scores_on_what_was_said_in_any_unit(unit: float) -> None:
+    """Least squares and White's errors, written out for one column."""
+    rng = np.random.default_rng(12)
+    said = 5 + rng.normal(size=300)
+    scores = 2 + 0.7 * said + rng.normal(size=300) * said
+    away = said - said.mean()
+    slope = away @ scores / (away @ away)
+    rest = scores - scores.mean() - slope * away
+    error = np.sqrt((away**2 * rest**2).sum()) / (away @ away)
+    found = calibrate(scores * unit, said * unit)
+    assert found.slope.value == pytest.approx(slope, rel=1e-9)
+    assert found.slope.error == pytest.approx(error, rel=1e-9)
+    assert found.offset.value == pytest.approx((scores.mean() - slope * said.mean()) * unit, rel=1e-9)
+
+
+def test_a_column_that_does_not_vary_moves_no_ridge() -> None:
+    x, _, outcome, _, _ = _members(200, 8)
+    for penalty in (0.0, 1.0):
+        plain = Ridge(penalty=penalty)(x, outcome)
+        wider = Ridge(penalty=penalty)(np.column_stack([x, np.full(200, 0.1)]), outcome)
+        # 0.1 repeated has a spread of rounding errors, in which units another value would be 1e16 away
+        np.testing.assert_allclose(wider(np.column_stack([x, np.full(200, 0.7)])), plain(x), rtol=1e-12)

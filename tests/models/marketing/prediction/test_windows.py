@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.common.contracts import InputError
-from models.marketing.prediction.windows import Windowed, WindowsConfig, gather
+from models.marketing.prediction.windows import Windowed, WindowsConfig, gather, whole
 
 CONFIG = WindowsConfig(back=10, treatment=3, conversion=5, decisions=7)
 REPORT = 40
@@ -91,3 +91,10 @@ def test_events_that_cannot_be_are_refused_by_name(column: int, value: float, wo
 def test_lengths_are_held_to_their_limits() -> None:
     with pytest.raises(ValueError, match=r"WindowsConfig\.back"):
         WindowsConfig(back=0)
+
+
+def test_days_and_numbers_that_are_not_whole_are_refused_and_not_cut_off() -> None:
+    assert whole(np.array([1.0, -2.0]), "day").tolist() == [1, -2]
+    for wrong in (0.5, np.nan, np.inf):
+        with pytest.raises(InputError, match=f"day of event 1 is {wrong}; it must be a whole number"):
+            whole(np.array([1.0, wrong]), "day of event")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.feed.events.calibration import KNOTS, Isotonic, fit_isotonic, fit_tasks, keep_mean, staircase
+from models.common.calibration import KNOTS, Isotonic, fit_isotonic, fit_tasks, keep_mean, staircase
 from models.feed.events.metrics import auc, calibration_error, calibration_ratio, log_loss
 
 cases = st.lists(
