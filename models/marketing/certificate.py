@@ -459,9 +459,10 @@ def _sums(program: Program, plan: Plan, pairs: Integers, share: Floats, whole: b
         limit=_ROUNDING,
         detail=f"Largest difference of a load, relative to what it adds up; {row}.",
     )
+    if not whole:  # each side by its own bound: beside a far upper bound a broken lower one would look small
+        above = above / (np.maximum(sizes, np.abs(_finite(upper))) + _TINY)
+        below = below / (np.maximum(sizes, np.abs(_finite(lower))) + _TINY)
     excess = np.maximum(above, below)
-    if not whole:
-        excess = excess / (np.maximum(sizes, np.maximum(np.abs(_finite(upper)), np.abs(_finite(lower)))) + _TINY)
     worst = int(np.argmax(excess)) if len(excess) else 0
     row = "no rows"
     if len(excess):

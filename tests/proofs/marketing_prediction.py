@@ -11,10 +11,11 @@ from scipy import stats
 from scipy.special import expit
 
 from models.marketing.prediction.counterfactual import doubly_robust, ips, snips
+from models.marketing.prediction.estimate import NORMAL
 from models.marketing.prediction.exploration import last_layer
 from models.marketing.prediction.maturity import fit_delays, matured_rate, maturity_weights
 from models.marketing.prediction.purchases import fit_purchases, fit_spending
-from models.marketing.prediction.uplift import NORMAL, Ridge, area_under_uplift, calibrate, cross_fit, mean_uplift, qini
+from models.marketing.prediction.uplift import Ridge, area_under_uplift, calibrate, cross_fit, mean_uplift, qini
 from tests.proof import Found, Pieces, Proof, Report, Section, table
 
 Floats = NDArray[np.float64]

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numba
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from models.marketing.allocation import kernels
 from models.marketing.allocation.partitioned import Partitioned
 from models.marketing.allocation.program import NOTHING, Floats, Integers, Program
+from models.marketing.allocation.soundness import seen
 
 BLOCK = 16_384
 """Members summed together: the cut decides the bits of a sum, so it depends on nothing else."""
@@ -80,7 +82,8 @@ class Arranged:
         while width < self.slots:
             width *= 2
         empty = np.zeros(0, weights[0].dtype if weights else program.value.dtype)
-        self.weights = tuple(weights + [empty] * (width - self.slots))
+        self.weights = (*map(seen, weights), *[empty] * (width - self.slots))
+        self.start, self.offer, self.value = seen(program.start), seen(program.offer), seen(program.value)
         self.frow = np.full((len(program.families), program.M), NOTHING, np.int32)
         self.fmem = np.full(len(program.families), -1, np.int64)
         self.kind = np.full(len(program.families), kernels.ALL)
@@ -100,7 +103,7 @@ class Arranged:
             self.frow[f] = np.where(groups >= 0, first + groups, NOTHING)
             if self.fslot[f] >= 0:
                 self.flat[self.fslot[f]] = False
-        self.most = np.atleast_1d(np.asarray(program.most, np.float64))
+        self.most = seen(np.atleast_1d(np.asarray(program.most, np.float64)))
         self.dense = program.dense
         self.widest = program.M if self.dense else int(np.diff(program.start).max(initial=0))
         kind = np.int32 if program.E < 2**31 else np.int64
@@ -117,10 +120,12 @@ class Arranged:
                 target[inside] += prices[self.frow[f][inside]]
         return Prices(unit, priced, prices)
 
-    def blocks(self, prices: Floats, temperature: float, far: float, curve: Floats, *, again: bool = False) -> "Blocks":
+    def blocks(
+        self, prices: Floats, temperature: float, far: float, add: Callable[[Floats], None], *, again: bool = False
+    ) -> "Blocks":
         """One pass, block by block, over all members, or again over those left open; choices are left in `choice`.
 
-        Curvature (K, K) is added to `curve` in the order of the blocks, some blocks at a time: that of all is large.
+        `add` gets the curvature (K, K) of each block in their order, some blocks at a time: that of all is large.
         """
         program, spread, rows, count = self.program, self.spread(prices), self.program.K, len(self.starts)
         sure, several, loads = np.empty((3, count, rows))
@@ -132,7 +137,7 @@ class Arranged:
             def block(i: int, first: int = first) -> tuple[float, ...]:
                 begin = self.starts[first + i]
                 result: tuple[float, ...] = kernels.sweep(
-                    program.start, program.offer, program.value, self.weights, self.slots, self.flat, self.dense,
+                    self.start, self.offer, self.value, self.weights, self.slots, self.flat, self.dense,
                     self.kind, self.fslot, self.frow, self.fmem, self.mslot, self.mtab, self.most, *spread, temperature,
                     far, begin, min(begin + BLOCK, program.N), self.widest, again, self.choice, sure[first + i],
                     several[first + i], loads[first + i], curves[i],
@@ -142,7 +147,7 @@ class Arranged:
             part = self.run(block, min(wave, count - first))
             sums += part
             for own in curves[: len(part)]:
-                curve += own
+                add(own)
         return Blocks(np.array(sums).reshape(-1, 5), sure, several, loads)
 
     def collect(
@@ -160,7 +165,7 @@ class Arranged:
             while True:
                 pairs, shares = np.empty(size, np.int64), np.empty(size)
                 found, worth = kernels.collect(
-                    program.start, program.offer, program.value, self.weights, self.slots, self.flat, self.dense,
+                    self.start, self.offer, self.value, self.weights, self.slots, self.flat, self.dense,
                     self.mslot, self.mtab, self.most, *spread, temperature, far, begin, end, self.widest, least,
                     self.fslot, self.frow, self.fmem, self.choice, pairs, shares, loads[i],
                 )  # fmt: skip
@@ -184,7 +189,7 @@ class Arranged:
         def block(i: int) -> float:
             begin = self.starts[i]
             worth: float = kernels.tally(
-                program.value, program.offer, self.weights, self.fslot, self.frow, self.fmem, self.mtab, self.choice,
+                self.value, self.offer, self.weights, self.fslot, self.frow, self.fmem, self.mtab, self.choice,
                 begin, min(begin + BLOCK, program.N), loads[i],
             )  # fmt: skip
             return worth
@@ -225,19 +230,53 @@ class Members:
         kind = np.int32 if program.E < 2**31 else np.int64
         self.choice: NDArray[Any] = np.empty(program.N, kind) if self.whole is None else self.whole.choice
 
-    def parts(self) -> Iterator[tuple[Arranged, int, int]]:
-        """Each part laid out, and its first member and pair; of a program in parts one at a time."""
-        if isinstance(self.program, Partitioned):
-            firsts = zip(self.program.first_member.tolist(), self.program.first_pair.tolist(), strict=True)
-            for part, (member, pair) in zip(self.program.parts(), firsts, strict=False):
-                yield Arranged(part, self.run, self.choice[member : member + part.N]), member, pair
-        elif self.whole is not None:
-            yield self.whole, 0, 0
+    def of_each(self, step: Callable[..., Any], *job: Any) -> list[Any]:
+        """`step(program, *job)` of every part."""
+        program = self.program
+        return program.each(step, [job] * program.count) if isinstance(program, Partitioned) else [step(program, *job)]
+
+    def _each(self, step: Callable[..., Any], jobs: Sequence[tuple[Any, ...]] | None = None) -> list[Any]:
+        """`step(part laid out, *job)` of every part; its choices are kept."""
+        program = self.program
+        if not isinstance(program, Partitioned):
+            return [step(self.whole, *job) for job in jobs or [()]]
+        own = list(zip(self._cuts(), jobs or [()] * program.count, strict=True))
+        if program.run is None:
+            return program.each(lambda part, choice, job: step(Arranged(part, self.run, choice), *job), own)
+        found = program.each(_apart, [(step, choice, job) for choice, job in own])
+        for choice, (left, _) in zip(self._cuts(), found, strict=True):
+            choice[:] = left
+        return [result for _, result in found]
+
+    def _cuts(self) -> list[NDArray[Any]]:
+        """Choices of the members of each part."""
+        program = self.program
+        return [self.choice] if isinstance(program, Program) else np.split(self.choice, program.first_member[1:-1])
+
+    def _firsts(self) -> list[int]:
+        """The first pair of each part."""
+        return [0] if isinstance(self.program, Program) else self.program.first_pair[:-1].tolist()
+
+    def _renumber(self, sign: int) -> None:
+        """Choices by the pair's number within the whole, or (-1) within its part again."""
+        for choice, first in zip(self._cuts(), self._firsts(), strict=True):
+            if first:
+                choice[choice >= 0] += sign * first
+
+    def _pass(self, prices: Floats, temperature: float, *, again: bool) -> tuple["Blocks", Floats]:
+        """Sums of all blocks, and curvature."""
+        curve = np.zeros((len(prices), len(prices)))
+        add = _adding(curve)
+        apart = isinstance(self.program, Partitioned) and self.program.run is not None
+        found = self._each(partial(_passed, prices, temperature, self.far, again, None if apart else add))
+        for _, kept in found:
+            for own in kept:
+                add(own)
+        return joined([blocks for blocks, _ in found]), curve
 
     def read(self, prices: Floats, temperature: float) -> Reading:
         """One pass; choices are left in `choice`, by the pair's number within its part."""
-        curve = np.zeros((len(prices), len(prices)))
-        blocks = joined([part.blocks(prices, temperature, self.far, curve) for part, _, _ in self.parts()])
+        blocks, curve = self._pass(prices, temperature, again=False)
         self.certain, self.many = (float(x) for x in in_order(blocks.sums)[2:4])
         self.fresh = True
         self.sure, self.several = in_order(blocks.sure), in_order(blocks.several)
@@ -248,9 +287,7 @@ class Members:
 
         Then it is no proof, and costs only what is open.
         """
-        curve = np.zeros((len(prices), len(prices)))
-        passes = [part.blocks(prices, temperature, self.far, curve, again=True) for part, _, _ in self.parts()]
-        found = combined(joined(passes), curve, temperature)
+        found = combined(*self._pass(prices, temperature, again=True), temperature)
         worth, load = self.certain + self.many, self.sure + self.several
         others = worth - float(prices @ load)
         return Reading(found.exact + others, found.smooth + others, found.worth + worth, found.load + load, found.curve)
@@ -260,34 +297,61 @@ class Members:
         if not self.fresh:
             raise RuntimeError("choices were collected already; read again.")
         self.fresh = False
-        found = []
-        for part, _, first in self.parts():
-            pairs, shares, worths, loads = part.collect(prices, temperature, self.far, least)
-            found.append((pairs + first, shares, worths, loads))
-            if first:
-                part.choice[part.choice >= 0] += first
-        pairs, shares, worths, loads = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        found = self._each(partial(_collected, prices, temperature, self.far, least))
+        self._renumber(1)
+        numbered = [(pairs + first, *rest) for (pairs, *rest), first in zip(found, self._firsts(), strict=True)]
+        pairs, shares, worths, loads = (np.concatenate(arrays) for arrays in zip(*numbered, strict=True))
         return Allocation(pairs, shares, self.certain + float(in_order(worths)), self.sure + in_order(loads))
 
     def measure(self, pairs: Integers, shares: Floats) -> Allocation:
-        """What these shares, and the sure choices in `choice`, amount to; one pass over what is chosen."""
-        found, values, columns = [], [], []
-        for part, _, first in self.parts():
-            program = part.program
-            if first:
-                part.choice[part.choice >= 0] -= first
-            found.append(part.tally())
-            if first:
-                part.choice[part.choice >= 0] += first
-            some = pairs[(pairs >= first) & (pairs < first + program.E)] - first
-            values.append(program.value[some].astype(np.float64))
-            columns.append(program.columns(some))
-        worths, loads = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-        rows, weights = (np.concatenate(arrays, axis=1) for arrays in zip(*columns, strict=True))
+        """What these shares (pairs rising) and the sure choices in `choice` amount to; one pass over what is chosen."""
+        firsts = self._firsts()
+        ends = np.searchsorted(pairs, [*firsts, self.program.E])
+        jobs = [(pairs[ends[i] : ends[i + 1]] - first,) for i, first in enumerate(firsts)]
+        self._renumber(-1)
+        found = self._each(_measured, jobs)
+        self._renumber(1)
+        worths, loads, values = (np.concatenate(arrays) for arrays in zip(*(one[:3] for one in found), strict=True))
+        rows, weights = (np.concatenate(arrays, axis=1) for arrays in zip(*(one[3:] for one in found), strict=True))
         inside = rows >= 0
         own = np.bincount(rows[inside], (weights * shares)[inside], minlength=self.program.K)
-        value = float(in_order(worths)) + float((np.concatenate(values) * shares).sum())
+        value = float(in_order(worths)) + float((values * shares).sum())
         return Allocation(pairs, shares, value, in_order(loads) + own)
+
+
+def _adding(total: Floats) -> Callable[[Floats], None]:
+    """Adds what it is given to a total, in place."""
+
+    def add(own: Floats) -> None:
+        np.add(total, own, out=total)
+
+    return add
+
+
+def _apart(part: Program, step: Callable[..., Any], choice: NDArray[Any], job: tuple[Any, ...]) -> tuple[Any, Any]:
+    """A step over a part that was loaded elsewhere, and the choices that it leaves."""
+    left = choice.copy()  # what came from elsewhere may be read-only
+    return left, step(Arranged(part, choice=left), *job)
+
+
+def _passed(
+    prices: Floats, temperature: float, far: float, again: bool, add: Callable[[Floats], None] | None, part: Arranged
+) -> tuple["Blocks", list[Floats]]:
+    """A pass over a part; without anybody to add them up here, the curvatures of its blocks are kept."""
+    kept: list[Floats] = []
+    blocks = part.blocks(prices, temperature, far, add or (lambda own: kept.append(own.copy())), again=again)
+    return blocks, kept
+
+
+def _collected(
+    prices: Floats, temperature: float, far: float, least: float, part: Arranged
+) -> tuple[Integers, Floats, Floats, Floats]:
+    return part.collect(prices, temperature, far, least)
+
+
+def _measured(part: Arranged, some: Integers) -> tuple[Floats, Floats, Floats, Integers, Floats]:
+    """Worth and loads of the choices in a part, and values, rows and weights of some of its pairs."""
+    return *part.tally(), part.program.value[some].astype(np.float64), *part.program.columns(some)
 
 
 class Blocks(NamedTuple):
@@ -322,7 +386,8 @@ def combined(blocks: Blocks, curve: Floats, temperature: float) -> Reading:
 def reading(arranged: Arranged, prices: Floats, temperature: float, far: float) -> Reading:
     """A pass over members in memory."""
     curve = np.zeros((len(prices), len(prices)))
-    return combined(arranged.blocks(prices, temperature, far, curve), curve, temperature)
+    blocks = arranged.blocks(prices, temperature, far, _adding(curve))
+    return combined(blocks, curve, temperature)
 
 
 def in_order(parts: NDArray[Any]) -> Any:

@@ -14,6 +14,7 @@ members, and either the corners' hull comes to touch B, which is an allocation, 
 Shapes: N members, E pairs, K shared rows, T corners.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from models.marketing.allocation.prices import best, paid, rows_worth, spans
 from models.marketing.allocation.program import Conflict, Floats, Integers, Program
 
-_PROOF = 1e-11
+PROOF = 1e-11
 """A sum below zero by this, relative to what it adds up, is below zero whatever its rounding."""
 
 _TOUCH = 1e-9
@@ -77,9 +78,10 @@ def explain(program: Program) -> Conflict | None:
     alone = _alone(program, least, most)
     if alone is not None:
         return alone
-    scale = _scales(program, least, most)
-    nearest = _Nearest(program, scale)
-    ray = nearest.ray(np.flatnonzero(np.isfinite(program.lower) | np.isfinite(program.upper)))
+    binding = _reachable(program, least, most)
+    scale = _scales(binding, least, most)
+    nearest = _Nearest(binding, scale)
+    ray = nearest.ray(np.flatnonzero(np.isfinite(binding.lower) | np.isfinite(binding.upper)))
     if ray is None:
         return None
     fewest = _filtered(nearest, ray, scale, 1)
@@ -187,7 +189,7 @@ def gap_of_ray(program: Program, ray: Floats) -> tuple[float, float, float]:
 def proves(program: Program, ray: Floats) -> bool:
     """Whether a ray proves that no allocation holds all rows."""
     needed, available, size = gap_of_ray(program, ray)
-    return bool(available - needed < -_PROOF * size)
+    return bool(available - needed < -PROOF * size)
 
 
 def _alone(program: Program, least: Floats, most: Floats) -> Conflict | None:
@@ -205,6 +207,17 @@ def _alone(program: Program, least: Floats, most: Floats) -> Conflict | None:
         if proves(program, ray):
             return _conflict(program, ray)
     return None
+
+
+def _reachable(program: Program, least: Floats, most: Floats) -> Program:
+    """The program without the bounds that no load can pass: a far one would drown the others in its rounding."""
+    families = []
+    for family, k in zip(program.families, program.first, strict=True):
+        own = slice(k, k + len(family.rows))
+        lower = np.where(family.lower > least[own], family.lower, -np.inf)
+        upper = np.where(family.upper < most[own], family.upper, np.inf)
+        families.append(replace(family, lower=lower, upper=upper))
+    return replace(program, families=tuple(families))
 
 
 def _scales(program: Program, least: Floats, most: Floats) -> Floats:

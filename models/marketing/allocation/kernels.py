@@ -46,6 +46,21 @@ inlined: Callable[..., Any] = numba.njit(inline="always", nogil=True, error_mode
 
 
 @inlined
+def _fee(mslot: Any, mtab: Any, prices: Any, u: int, own: Any) -> float:
+    """What a member's own rows ask for a pair; and, in `own`, what they ask for each weight."""
+    fee = 0.0
+    own[:] = 0.0
+    for f in range(mslot.shape[0]):
+        r = mtab[f, u]
+        if r >= 0:
+            if mslot[f] < 0:
+                fee += prices[r]
+            else:
+                own[mslot[f]] += prices[r]
+    return fee
+
+
+@inlined
 def _score(
     value: Any, offer: Any, weights: Any, slots: int, flat: Any, dense: bool, unit: Any, priced: Any, own: Any,
     fee: float, first: int, count: int, score: Any,
@@ -294,15 +309,7 @@ def sweep(
         if cap == 0.0 or count == 0:
             choice[u] = NOTHING
             continue
-        fee = 0.0
-        own[:] = 0.0
-        for f in range(mslot.shape[0]):
-            r = mtab[f, u]
-            if r >= 0:
-                if mslot[f] < 0:
-                    fee += prices[r]
-                else:
-                    own[mslot[f]] += prices[r]
+        fee = _fee(mslot, mtab, prices, u, own)
         _score(value, offer, weights, slots, flat, dense, unit, priced, own, fee, first, count, score)
         if cap <= 1.0:
             top = 0.0
@@ -457,15 +464,7 @@ def collect(
         first = start[u]
         count = start[u + 1] - first
         cap = most[u] if most.shape[0] > 1 else most[0]
-        fee = 0.0
-        own[:] = 0.0
-        for f in range(mslot.shape[0]):
-            r = mtab[f, u]
-            if r >= 0:
-                if mslot[f] < 0:
-                    fee += prices[r]
-                else:
-                    own[mslot[f]] += prices[r]
+        fee = _fee(mslot, mtab, prices, u, own)
         _score(value, offer, weights, slots, flat, dense, unit, priced, own, fee, first, count, score)
         if cap <= 1.0:
             top = 0.0
@@ -476,18 +475,18 @@ def collect(
                 choice[u] = NOTHING
                 continue
             nothing = 1.0
-            dropped, best = 0.0, -1
+            dropped, best = 0.0, 0
             for b in range(n):
                 nothing -= share[b]
-                best = b if best < 0 or share[b] > share[best] else best
+                best = b if share[b] > share[best] else best
                 dropped += share[b] if share[b] < least else 0.0
             if nothing < least:
                 dropped += max(nothing, 0.0)
-            if best >= 0 and share[best] >= nothing:
+            if share[best] >= nothing:
                 share[best] = min(share[best] + dropped, 1.0)
-            if best >= 0 and share[best] > 1.0 - least:
+            if share[best] > 1.0 - least:
                 share[best] = 1.0
-            if best >= 0 and share[best] == 1.0 and cap == 1.0:
+            if share[best] == 1.0 and cap == 1.0:
                 e = first + near[best]
                 choice[u] = e
                 worth += value[e]

@@ -148,6 +148,8 @@ class Rows:
         low: (K) lower bounds aimed at, a little inside where there is room.
         high: (K) upper bounds aimed at.
         unit: (K) load that counts as one.
+        under: (K) what a load below the lower bound is compared with: a far upper bound must not make it look small.
+        over: (K) what one above the upper bound is compared with.
     """
 
     lower: Floats
@@ -155,14 +157,30 @@ class Rows:
     low: Floats
     high: Floats
     unit: Floats
+    under: Floats
+    over: Floats
 
     def scaled(self, share: float) -> "Rows":
         """For a sample with this share of the members."""
-        return Rows(*(share * x for x in (self.lower, self.upper, self.low, self.high, self.unit)))
+        parts = (self.lower, self.upper, self.low, self.high, self.unit, self.under, self.over)
+        return Rows(*(share * x for x in parts))
+
+    def beyond(self, load: Floats) -> Floats:
+        """(K) how far loads are outside of the bounds, in each row's own unit."""
+        return np.maximum(np.maximum(load - self.upper, self.lower - load), 0.0)
 
     def excess(self, load: Floats) -> Floats:
-        """(K) how far loads are outside of the bounds, in units."""
-        return np.maximum(np.maximum(load - self.upper, self.lower - load), 0.0) / self.unit
+        """(K) the same, relative to the bound that is passed."""
+        return relative_excess(load, self.lower, self.upper, self.under, self.over)
+
+    def missed(self, load: Floats) -> Floats:
+        """(K) how far loads are outside of the bounds that are aimed at, relative to those."""
+        return relative_excess(load, self.low, self.high, self.under, self.over)
+
+
+def relative_excess(load: Floats, lower: Floats, upper: Floats, under: Floats, over: Floats) -> Floats:
+    """(K) how far loads are outside of bounds, relative to what each side is compared with."""
+    return np.maximum(np.maximum((load - upper) / over, (lower - load) / under), 0.0)
 
 
 def priced(prices: Floats, lower: Floats, upper: Floats) -> float:
@@ -171,12 +189,22 @@ def priced(prices: Floats, lower: Floats, upper: Floats) -> float:
     return float(prices[above] @ upper[above] + prices[below] @ lower[below])
 
 
+def sides(lower: Floats, upper: Floats, unit: Floats) -> tuple[Floats, Floats]:
+    """(K) and (K) what loads below and above their bounds are compared with: the bound, but at most the row's unit."""
+    under, over = (
+        np.where(np.isfinite(bound) & (bound != 0), np.clip(np.abs(bound), 1e-12 * unit, unit), unit)
+        for bound in (lower, upper)
+    )
+    return under, over
+
+
 def aimed(lower: Floats, upper: Floats, unit: Floats, margin: float) -> Rows:
     """Rows whose aims lie a margin inside, but at most a quarter of the way between two bounds."""
     with np.errstate(invalid="ignore"):
         room = np.where(np.isfinite(lower) & np.isfinite(upper), (upper - lower) / 4, np.inf)
-    inside = np.minimum(margin * unit, room)
-    return Rows(lower, upper, lower + inside, upper - inside, unit)
+    under, over = sides(lower, upper, unit)
+    low, high = lower + np.minimum(margin * under, room), upper - np.minimum(margin * over, room)
+    return Rows(lower, upper, low, high, unit, under, over)
 
 
 @dataclass
@@ -234,9 +262,8 @@ class Descent:
     def off(self) -> float:
         """How wrong the rows are: the worst excess over the aims, and slack that is priced, against the bound."""
         p, load = self.point.prices, self.point.reading.load
-        aims = Rows(self.rows.low, self.rows.high, self.rows.low, self.rows.high, self.rows.unit)
         slack = abs(priced(p, self.rows.low, self.rows.high) - float(p @ load))
-        return float(aims.excess(load).max(initial=0.0)) + slack / self.size()
+        return float(self.rows.missed(load).max(initial=0.0)) + slack / self.size()
 
     def smoothed(self, point: Point) -> float:
         """What is minimised, at a point."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation.prices import net_values, spans
 from models.marketing.allocation.program import NOTHING, Floats, Integers, Program
 

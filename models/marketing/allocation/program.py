@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation import soundness
 
 Floats = NDArray[np.float64]
@@ -186,7 +186,7 @@ class Program:
     @cached_property
     def dense(self) -> bool:
         """Whether every member may get every offer, in their order."""
-        return bool(soundness.complete(self.start, self.offer, self.M))
+        return bool(soundness.complete(soundness.seen(self.start), soundness.seen(self.offer), self.M))
 
     @cached_property
     def least_value(self) -> float:
@@ -207,10 +207,15 @@ class Program:
             out.append(known[id(family.weight)])
         return tuple(out)
 
+    @cached_property
+    def least_of_rows(self) -> Floats:
+        """(K) the least weight that a row may sum, or zero if none is below."""
+        return np.repeat(np.array(self.least_weights, np.float64), [len(family.rows) for family in self.families])
+
     @property
     def packing(self) -> bool:
         """Whether less of any share never breaks a row: no weight below zero, no lower bound above zero."""
-        return min(self.least_weights, default=0.0) >= 0 and bool((self.lower <= 0).all())
+        return bool((self.least_of_rows >= 0).all() and (self.lower <= 0).all())
 
     def pairs_of(self, members: NDArray[Any]) -> Integers:
         """(S) pairs of some members, member by member in the order given."""
@@ -338,7 +343,7 @@ class Program:
         _check_names(self.names, "row")
         _ = self.least_value
         _ = self.least_weights
-        if not self.dense and (pair := soundness.misplaced(self.start, self.offer, self.M)) >= 0:
+        if not self.dense and (pair := self._misplaced()) >= 0:
             member = int(self.member_of(np.array([pair]))[0])
             number = int(self.offer[pair])
             if not 0 <= number < self.M:
@@ -348,6 +353,10 @@ class Program:
                 )
             raise InputError(f"member {self.name_of(member)!r} has offer {self.offers[number]!r} twice; keep one pair.")
         return self
+
+    def _misplaced(self) -> int:
+        """The first pair whose offer is unknown or is in its member before; -1 if there is none."""
+        return int(soundness.misplaced(soundness.seen(self.start), soundness.seen(self.offer), self.M))
 
     def _check_shapes(self) -> None:
         if self.start.ndim != 1 or len(self.start) < 1 or self.start.dtype != np.int64:
@@ -363,6 +372,8 @@ class Program:
         _check_names(self.offers, "offer")
         if self.members is not None and len(self.members) != self.N:
             raise InputError(f"{len(self.members)} members are named, start has {self.N}; name all or none.")
+        if not isinstance(self.most, int | float | np.number | np.ndarray):
+            raise InputError(f"most is a {type(self.most).__name__}; give one number, or an array of one each.")
         most = np.asarray(self.most, np.float64)
         if most.ndim and most.shape != (self.N,):
             raise InputError(
@@ -417,11 +428,11 @@ class Program:
         """The least of the numbers, or zero if none is below; all must be finite."""
         if not math.isnan(low := float(soundness.least(numbers))):
             return low
-        pair = int(np.flatnonzero(~np.isfinite(numbers))[0])
+        pair = int(np.flatnonzero(~(np.abs(numbers) < soundness.LARGEST))[0])
         member = int(self.member_of(np.array([pair]))[0])
         raise InputError(
             f"{column} of member {self.name_of(member)!r} and offer {self.offers[int(self.offer[pair])]!r} is "
-            f"{numbers[pair]}; give a finite number, or leave the pair out."
+            f"{numbers[pair]}; give a number within 1.7e100, or leave the pair out."
         )
 
     @classmethod
@@ -453,17 +464,18 @@ class Program:
         """
         member, member_names = _coded(pairs, "member", members)
         offer, offer_names = _coded(pairs, "offer", offers)
+        if len(offer) != len(member):
+            raise InputError(f"the pairs have {len(member)} members and {len(offer)} offers; give one of each.")
         order = np.argsort(member, kind="stable") if (np.diff(member) < 0).any() else slice(None)
         start = np.concatenate([[0], np.cumsum(np.bincount(member, minlength=len(member_names)))]).astype(np.int64)
 
         def numbers(table: Any, name: str) -> NDArray[Any]:
-            column = np.asarray(_column(table, name))
-            return column if column.dtype in (np.float32, np.float64) else column.astype(np.float64)
+            return _numbers(_column(table, name), name, len(member) if table is pairs else len(member_names))
 
         families = []
         for limit in limits:
             groups: dict[str, NDArray[Any]] = {}
-            rows = tuple(limit.bounds)
+            rows, bounds = tuple(limit.bounds), _bounds(limit)
             if limit.by:
                 what = [key for key, table in (("offers", offers), ("members", members)) if limit.by in _names(table)]
                 if len(what) != 1:
@@ -479,8 +491,8 @@ class Program:
                 Family(
                     name=limit.name,
                     rows=rows,
-                    lower=np.array([low for low, _ in limit.bounds.values()], np.float64),
-                    upper=np.array([high for _, high in limit.bounds.values()], np.float64),
+                    lower=bounds[:, 0],
+                    upper=bounds[:, 1],
                     weight=numbers(pairs, limit.weight)[order] if limit.weight else None,
                     offers=groups.get("offers"),
                     members=groups.get("members"),
@@ -522,10 +534,37 @@ def _column(table: Any, name: str) -> Any:
     return table[name]
 
 
+def _numbers(entries: Any, name: str, count: int) -> NDArray[Any]:
+    """A column of numbers; text, and another length than the table's, are refused by name."""
+    column: NDArray[Any] = np.asarray(entries)
+    if len(column) != count:
+        raise InputError(f"column {name!r} has {len(column)} entries, the table has {count} rows; give one each.")
+    if column.dtype in (np.float32, np.float64):
+        return column
+    try:
+        return column.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"column {name!r} holds what is no number ({error}); correct it or leave it out.") from error
+
+
+def _bounds(limit: Limits) -> Floats:
+    """(rows, 2) least and most load of each row."""
+    found = np.empty((len(limit.bounds), 2))
+    for place, (row, both) in enumerate(limit.bounds.items()):
+        try:
+            found[place] = [float(bound) for bound in both]
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"limits {limit.name!r} bound {row!r} by {both!r}; give the least and the most, -inf or inf for none."
+            ) from error
+    return found
+
+
 def _text(table: Any, name: str) -> pa.DictionaryArray:
     """A column of names, each distinct one stored once."""
     column = _column(table, name)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else pa.array(np.asarray(column))
+    chunked = isinstance(column, pa.ChunkedArray)
+    column = column.combine_chunks() if chunked else pa.array(np.asarray(column), from_pandas=True)
     if column.null_count:
         raise InputError(f"column {name!r} has {column.null_count} empty entries; name them.")
     if not pa.types.is_dictionary(column.type):
@@ -540,6 +579,9 @@ def _coded(pairs: Any, name: str, table: Any) -> tuple[Integers, list[str]]:
     if table is None:
         used = np.unique(codes, return_index=True)  # a dictionary may hold names that no pair has
         kept = used[0][np.argsort(used[1])]
+        if "" in found and found.index("") in kept:
+            pair = int(np.flatnonzero(codes == found.index(""))[0])
+            raise InputError(f"{name} of pair {pair} has no name; name it.")
         place = np.full(len(found), NOTHING)
         place[kept] = np.arange(len(kept))
         return place[codes], [found[code] for code in kept]

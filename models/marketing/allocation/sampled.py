@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation.policy import Policy
 from models.marketing.allocation.prices import best, net_values, rows_worth, spans
 from models.marketing.allocation.program import Floats, Integers, Program
@@ -94,6 +94,8 @@ def solve_sampled(
     if not 0 < delta < 1:
         raise InputError(f"delta must lie between 0 and 1, got {delta}; it is the chance that a bound does not hold.")
     check = min(4 * share, 1 - share) if check is None else check
+    if not (0 < share <= 1 and 0 < check <= 1):
+        raise InputError(f"share and check must lie above 0 and up to 1, got {share} and {check}; 0.01 is usual.")
     count, checked = round(share * program.N), round(check * program.N)
     if count < 1 or checked < 2 or count + checked > program.N:
         raise InputError(

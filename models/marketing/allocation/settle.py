@@ -11,6 +11,7 @@ what disagrees. Choosing whole members by how near their best two scores are is 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -84,14 +85,16 @@ def part_of(program: Program, prices: Floats, window: float) -> Part:
     return Part(pairs, member, caps, rows, weights, value)
 
 
-def vertex(part: Part, lower: Floats, upper: Floats, unit: Floats) -> Settled:
+def vertex(part: Part, lower: Floats, upper: Floats, under: Floats, over: Floats) -> Settled:
     """Solve a part exactly.
 
     Args:
         part: some members' pairs.
         lower: (K) least loads that they must bring.
         upper: (K) most loads that they may bring.
-        unit: (K) load that counts as one: rows are given to HiGHS in these units.
+        under: (K) load in which the lower bounds are given to HiGHS, unless all that the part has in the row is less:
+            its tolerances are absolute, and it takes entries below 1e-9 for zero.
+        over: (K) the same for the upper bounds.
 
     Returns:
         Shares at a vertex and prices; `holds` is false if there is no allocation.
@@ -104,22 +107,28 @@ def vertex(part: Part, lower: Floats, upper: Floats, unit: Floats) -> Settled:
     """
     S, K = len(part.pairs), len(lower)
     if S == 0:
-        return Settled(np.zeros(0), np.zeros(K), 0.0, bool(((lower / unit <= 1e-10) & (upper / unit >= -1e-10)).all()))
+        return Settled(np.zeros(0), np.zeros(K), 0.0, bool(((lower / under <= 1e-10) & (upper / over >= -1e-10)).all()))
     inside = part.rows >= 0
     pair = np.broadcast_to(np.arange(S), part.rows.shape)[inside]
-    row = part.rows[inside]
-    matrix = scipy.sparse.csr_array((part.weights[inside] / unit[row], (row, pair)), shape=(K, S))
-    low, high = lower / unit, upper / unit
-    equal = np.flatnonzero(low == high)
-    above, below = np.flatnonzero((low != high) & np.isfinite(high)), np.flatnonzero((low != high) & np.isfinite(low))
+    row, weight = part.rows[inside], part.weights[inside]
+    most = np.bincount(row, np.abs(weight), minlength=K)
+    under, over = (np.where(most > 0, np.minimum(size, most), size) for size in (under, over))
+    matrix = scipy.sparse.csr_array((weight, (row, pair)), shape=(K, S))
+    equal = np.flatnonzero(lower == upper)
+    above = np.flatnonzero((lower != upper) & np.isfinite(upper))
+    below = np.flatnonzero((lower != upper) & np.isfinite(lower))
+
+    def sided(rows: Integers, sizes: Floats) -> Any:
+        return scipy.sparse.diags_array(1.0 / sizes[rows]) @ matrix[rows]
+
     own = scipy.sparse.csr_array((np.ones(S), (part.member, np.arange(S))), shape=(len(part.caps), S))
     scale = float(np.abs(part.value).max(initial=0.0)) or 1.0
     found = scipy.optimize.linprog(
         -part.value / scale,
-        A_ub=scipy.sparse.vstack([matrix[above], -matrix[below], own], format="csr"),
-        b_ub=np.concatenate([high[above], -low[below], part.caps]),
-        A_eq=matrix[equal] if len(equal) else None,
-        b_eq=low[equal] if len(equal) else None,
+        A_ub=scipy.sparse.vstack([sided(above, over), -sided(below, under), own], format="csr"),
+        b_ub=np.concatenate([(upper / over)[above], -(lower / under)[below], part.caps]),
+        A_eq=sided(equal, over) if len(equal) else None,
+        b_eq=(upper / over)[equal] if len(equal) else None,
         bounds=(0.0, 1.0),
         method="highs-ds",
         options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
@@ -129,11 +138,12 @@ def vertex(part: Part, lower: Floats, upper: Floats, unit: Floats) -> Settled:
     if found.x is None:
         raise RuntimeError(f"HiGHS did not solve a part of {len(part.caps)} members: {found.message}")
     prices = np.zeros(K)
-    prices[above] -= found.ineqlin.marginals[: len(above)]
-    prices[below] += found.ineqlin.marginals[len(above) : len(above) + len(below)]
+    # a multiplier below zero is rounding; priced at a side without a bound it would make the dual bound infinite
+    prices[above] += np.maximum(-found.ineqlin.marginals[: len(above)], 0.0) / over[above]
+    prices[below] -= np.maximum(-found.ineqlin.marginals[len(above) : len(above) + len(below)], 0.0) / under[below]
     if len(equal):
-        prices[equal] -= found.eqlin.marginals
+        prices[equal] -= found.eqlin.marginals / over[equal]
     shares = np.clip(found.x, 0.0, 1.0)
     shares[shares < 1e-12] = 0.0
     shares[shares > 1 - 1e-12] = 1.0
-    return Settled(shares, prices * scale / unit, float(shares @ part.value), True)
+    return Settled(shares, prices * scale, float(shares @ part.value), True)

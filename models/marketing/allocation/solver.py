@@ -28,10 +28,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.common.contracts import InputError
+from models.common.errors import InputError
 from models.marketing.allocation import kernels, settle
 from models.marketing.allocation.arranged import Allocation, Arranged, Members, Run, reading, workers
-from models.marketing.allocation.newton import Descent, Point, aimed, priced
+from models.marketing.allocation.newton import Descent, Point, aimed, priced, relative_excess, sides
 from models.marketing.allocation.partitioned import Partitioned
 from models.marketing.allocation.program import Conflict, Floats, Infeasible, Integers, Program
 
@@ -164,10 +164,15 @@ def solve(
         raise InputError(f"prices must be {program.K} finite numbers, one for each row; match them by name.")
     if not gap > 0:
         raise InputError(f"gap must be above zero, got {gap}; 1e-4 is usual, 1e-9 is about the least.")
+    if engine not in ("auto", "newton", "highs"):
+        raise InputError(f"engine must be 'auto', 'newton' or 'highs', got {engine!r}.")
+    if threads < 0:
+        raise InputError(f"threads must be at least 0, got {threads}; 0 takes as many as numba has.")
     if isinstance(program, Program):
         program.check()
-        if program.E == 0:
-            return _without_pairs(program)
+    if program.E == 0:
+        return _without_pairs(program if isinstance(program, Program) else program.take(np.arange(program.N)))
+    if isinstance(program, Program):
         if engine == "highs" or (engine == "auto" and program.N < SMALL):
             return _by_highs(program)
     elif engine == "highs":
@@ -195,31 +200,25 @@ class _Solve:
             self.samples = [largest.take(np.flatnonzero(place < size)) for size in sizes[:-1]] + [largest]
         else:
             largest = program if isinstance(program, Program) else program.take(np.arange(program.N))
-        self.share = largest.N / max(program.N, 1)
         self.typical = float(np.abs(largest.value).mean(dtype=np.float64)) if largest.E else 0.0
         self.typical = self.typical or 1.0
         self.scale = self.typical * program.N
-        self.floor = min(0.0, program.least_value) * float(largest.most_of(slice(0, largest.N)).sum()) / self.share
-        self._rows(largest)
+        most = float(largest.most_of(slice(0, largest.N)).sum()) * program.N / max(largest.N, 1)
+        self.floor = min(0.0, program.least_value) * most
+        self._rows(self.samples[:2][-1] if self.samples else largest)
 
     def _rows(self, sample: Program) -> None:
-        """Units of the rows; and those that nothing may use, closed by a price that is above every value."""
+        """Units of the rows; those that nothing may use are closed by a price that is above every value.
+
+        A lower bound that no load can be below is none: aimed at from inside, it might not be reached.
+        """
         program = self.program
-        least = np.repeat(program.least_weights, [len(family.rows) for family in sample.families])
-        self.closed = (program.upper == 0) & (program.lower <= 0) & (least >= 0)
-        finite = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (program.lower, program.upper)]
-        unit = np.maximum(*finite)
-        if (unit == 0).any():
-            pairs = np.arange(sample.E)
-            rows, weights = sample.columns(pairs)
-            inside = rows >= 0
-            sums = np.bincount(rows[inside], np.abs(weights[inside]), minlength=program.K)
-            unit = np.where(unit == 0, sums * sample.N / max(sample.E, 1) / self.share, unit)
-        unit[unit == 0] = 1.0
-        lower = np.where(self.closed, -np.inf, program.lower)
+        self.closed = _closed(program)
+        unit = _units(program, sample, sample.N / max(program.N, 1))
+        idle = (program.lower <= 0) & (program.least_of_rows >= 0)
+        lower = np.where(idle, -np.inf, program.lower)
         upper = np.where(self.closed, np.inf, program.upper)
         self.rows = aimed(lower, upper, unit, 0.05 * self.gap)
-        self.packing = bool((least >= 0).all() and (program.lower <= 0).all())
 
     def barred(self, prices: Floats) -> Floats:
         """Prices with those of closed rows, at which no pair that uses them scores above zero."""
@@ -303,6 +302,8 @@ class _Solve:
                 descent.move_to(inner.point.prices, inner.point.temperature)
                 if descent.smoothed(descent.point) > descent.smoothed(here):  # too far for those who seemed sure
                     descent.point, near = here, False
+                else:
+                    descent.reach = inner.reach  # or steps that were found too short would begin as short again
         polished = self._polished(descent)
         for answer in (polished, best):
             if answer is not None and answer.gap <= self.gap:
@@ -346,19 +347,19 @@ class _Solve:
         excess = self.rows.excess(point.reading.load)
         worst = float(excess.max(initial=0.0))
         value = point.reading.worth
-        if self.packing:
+        if self.program.packing:
             value /= 1.0 + worst
         elif worst > 1e-3:
             return math.inf
         elif worst > HOLDS:
-            value -= 3.0 * float(np.abs(point.prices) @ (excess * self.rows.unit))
+            value -= 3.0 * float(np.abs(point.prices) @ self.rows.beyond(point.reading.load))
         return (least[0] - value) / max(abs(least[0]), 1e-9 * self.scale, 1e-300)
 
     def _settled(self, descent: Descent, point: Point) -> Answer | None:
         """The allocation at a point with every row put right; None if that takes more than is open."""
         prices, temperature = point.prices, point.temperature
         found: Allocation | None = self.members.collect(self.barred(prices), temperature, _LEAST_SHARE)
-        if found is not None and self._excess(found.loads) > HOLDS and self.packing:
+        if found is not None and self._excess(found.loads) > HOLDS and self.program.packing:
             found = self._trimmed(found)
         if found is not None and self._excess(found.loads) > HOLDS:
             found = self._exchanged(found, prices, temperature)
@@ -372,7 +373,8 @@ class _Solve:
     def _answer(self, least: tuple[float, Floats], choice: NDArray[Any], found: Allocation, passes: int) -> Answer:
         bound, prices = least
         if self.closed.any():
-            prices = np.where(self.closed, self._closing(prices), prices)
+            least_closing = self.members.of_each(_closing, self.closed, prices)
+            prices = np.where(self.closed, np.max(least_closing, axis=0), prices)
         gap = (bound - found.value) / max(abs(bound), 1e-12 * self.scale, 1e-300)
         return Answer(
             prices=prices, choice=choice, pairs=found.pairs, shares=found.shares, value=found.value, bound=bound,
@@ -380,9 +382,9 @@ class _Solve:
         )  # fmt: skip
 
     def _excess(self, loads: Floats) -> float:
-        """How far loads are outside of the bounds, closed rows included, in units."""
-        over = np.maximum(loads - self.program.upper, self.program.lower - loads) / self.rows.unit
-        return float(over.max(initial=0.0))
+        """How far loads are outside of the bounds, closed rows included, relative to the bounds."""
+        rows, program = self.rows, self.program
+        return float(relative_excess(loads, program.lower, program.upper, rows.under, rows.over).max(initial=0.0))
 
     def _trimmed(self, found: Allocation) -> Allocation | None:
         """Less of the open shares in rows that are exceeded; None when they do not suffice.
@@ -419,8 +421,7 @@ class _Solve:
             sub, theirs = program.take(chosen), program.pairs_of(chosen)
             others = ~np.isin(found.pairs, theirs)
             rest = members.measure(found.pairs[others], found.shares[others])
-            part = settle.part_of(sub, prices, 60.0 * temperature)
-            got = settle.vertex(part, program.lower - rest.loads, program.upper - rest.loads, self.rows.unit)
+            got = self._within(part := settle.part_of(sub, prices, 60.0 * temperature), rest.loads)
             if got.holds:
                 some = got.shares > 0
                 pairs = np.concatenate([rest.pairs, theirs[part.pairs[some]]])
@@ -457,7 +458,7 @@ class _Solve:
             rest = members.measure(fixed, parts)
             sub, theirs = program.take(inside), program.pairs_of(inside)
             part = settle.part_of(sub, prices, window)
-            got = settle.vertex(part, program.lower - rest.loads, program.upper - rest.loads, self.rows.unit)
+            got = self._within(part, rest.loads)
             if not got.holds or not len(inside):
                 if len(inside) == program.N:
                     raise self._infeasible(prices)
@@ -489,6 +490,11 @@ class _Solve:
                 window = 30.0 * window if window < self.typical else math.inf
             inside = grown
         return best
+
+    def _within(self, part: settle.Part, loads: Floats) -> settle.Settled:
+        """A part decided exactly within what the loads of all others leave."""
+        lower, upper = self.program.lower - loads, self.program.upper - loads
+        return settle.vertex(part, lower, upper, self.rows.under, self.rows.over)
 
     def _parted(self, found: Allocation) -> Integers:
         """Members who have a part of an offer that they might have whole, as far as they may have one whole."""
@@ -523,26 +529,13 @@ class _Solve:
         choice = np.where(members.choice >= 0, members.choice, kernels.NOTHING).astype(base.dtype)
         return self._answer(descent.least, choice, found, descent.passes)
 
-    def _closing(self, prices: Floats) -> Floats:
-        """(K) for closed rows the least price at which no pair that uses one is worth it, whatever else it uses."""
-        out = np.zeros(self.program.K)
-        for part, _, _ in self.members.parts():
-            program = part.program
-            for begin in range(0, program.E, 1 << 20):
-                pairs = np.arange(begin, min(begin + (1 << 20), program.E))
-                rows, weights = program.columns(pairs)
-                score = program.value[pairs] - (weights * np.where(rows >= 0, prices[rows], 0.0)).sum(axis=0)
-                used = (rows >= 0) & (weights > 0) & self.closed[rows] & (score > 0)
-                np.maximum.at(out, rows[used], np.broadcast_to(score, rows.shape)[used] / weights[used])
-        return out
-
     def _infeasible(self, prices: Floats) -> Exception:
         """The error that says why no allocation holds the rows.
 
         Of a program in parts the proof is made of the prices that Newton's method ran off to; its rows need not be a
         smallest set.
         """
-        from models.marketing.allocation.conflict import explain, gap_of_ray
+        from models.marketing.allocation.conflict import PROOF, explain, gap_of_ray
 
         if self.members.whole is not None:
             conflict = explain(self.members.whole.program)
@@ -551,11 +544,9 @@ class _Solve:
         ray = np.where(self.closed, 1.0 / self.rows.unit, prices / max(float(size.max(initial=0.0)), 1e-300))
         ray[np.abs(ray) * self.rows.unit < 1e-9] = 0.0
         rows = float(ray[ray > 0] @ self.program.upper[ray > 0])
-        needed, available = 0.0, rows
-        for part, _, _ in self.members.parts():
-            needed, more, _ = gap_of_ray(part.program, ray)
-            available += more - rows
-        if not needed > available:
+        said = self.members.of_each(gap_of_ray, ray)
+        needed, available = said[0][0], rows + sum(more - rows for _, more, _ in said)
+        if not available - needed < -PROOF * sum(size for _, _, size in said):
             return _undecided(self.program)
         names = tuple(self.program.names[k] for k in np.flatnonzero(ray))
         return Infeasible(Conflict(rows=names, ray=ray, needed=needed, available=available))
@@ -566,19 +557,60 @@ def _far(gap: float) -> float:
     return min(max(math.log(1 / gap) + 7.0, 14.0), 30.0)
 
 
+def _closed(program: Program | Partitioned) -> NDArray[np.bool_]:
+    """(K) rows that nothing may use."""
+    closed: NDArray[np.bool_] = (program.upper == 0) & (program.lower <= 0) & (program.least_of_rows >= 0)
+    return closed
+
+
+def _closing(program: Program, closed: NDArray[np.bool_], prices: Floats) -> Floats:
+    """(K) for closed rows a price at which no pair that uses one is worth it, whatever else it uses.
+
+    A little above the least such price: the bound must not keep the rounding of a score that is just zero.
+    """
+    out = np.zeros(program.K)
+    for begin in range(0, program.E, 1 << 20):
+        pairs = np.arange(begin, min(begin + (1 << 20), program.E))
+        rows, weights = program.columns(pairs)
+        paid = weights * np.where((rows >= 0) & ~closed[rows], prices[rows], 0.0)
+        value = program.value[pairs].astype(np.float64)
+        score = value - paid.sum(axis=0) + 1e-12 * (np.abs(value) + np.abs(paid).sum(axis=0))
+        used = (rows >= 0) & (weights > 0) & closed[rows] & (score > 0)
+        np.maximum.at(out, rows[used], np.broadcast_to(score, rows.shape)[used] / weights[used])
+    return out
+
+
+def _units(program: Program | Partitioned, sample: Program, share: float) -> Floats:
+    """(K) load of each row that counts as one: its greater bound, but at most what all pairs together would put there.
+
+    Args:
+        program: whose bounds count.
+        sample: some of its members.
+        share: of the members who are in the sample.
+    """
+    rows, weights = sample.columns(np.arange(sample.E))
+    inside = rows >= 0
+    all_ = np.bincount(rows[inside], np.abs(weights[inside]), minlength=program.K) / share
+    finite = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (program.lower, program.upper)]
+    unit = np.maximum(*finite)
+    # a row whose bounds are both zero: as if everybody had one pair
+    unit = np.where(unit == 0, all_ * sample.N / max(sample.E, 1), np.where(all_ > 0, np.minimum(unit, all_), unit))
+    return np.where(unit == 0, 1.0, unit)
+
+
 def _by_highs(program: Program) -> Answer:
     """The whole program as one part."""
     part = settle.part_of(program, np.zeros(program.K), math.inf)
-    finite = [np.where(np.isfinite(bound), np.abs(bound), 0.0) for bound in (program.lower, program.upper)]
-    unit = np.maximum(*finite)
-    unit[unit == 0] = 1.0
-    got = settle.vertex(part, program.lower, program.upper, unit)
+    sizes = sides(program.lower, program.upper, _units(program, program, 1.0))
+    got = settle.vertex(part, program.lower, program.upper, *sizes)
     if not got.holds:
         raise _refusal(program)
-    arranged = Arranged(program)
+    prices, closed = got.prices, _closed(program)
+    if closed.any():
+        prices = np.where(closed, _closing(program, closed, prices), prices)
     typical = float(np.abs(program.value).mean(dtype=np.float64)) or 1.0
-    bound = reading(arranged, got.prices, _COLD * typical, _far(1e-9)).exact
-    bound += priced(got.prices, program.lower, program.upper)
+    bound = reading(Arranged(program), prices, _COLD * typical, _far(1e-9)).exact
+    bound += priced(prices, program.lower, program.upper)
     caps = program.most_of(slice(0, program.N))
     single = (got.shares == 1) & (caps[part.member] <= 1)
     choice = np.full(program.N, kernels.NOTHING, np.int32)
@@ -586,7 +618,7 @@ def _by_highs(program: Program) -> Answer:
     some = (got.shares > 0) & ~single
     loads = program.loads_of(np.flatnonzero(got.shares), got.shares[got.shares > 0])
     return Answer(
-        prices=got.prices, choice=choice, pairs=part.pairs[some], shares=got.shares[some], value=got.value, bound=bound,
+        prices=prices, choice=choice, pairs=part.pairs[some], shares=got.shares[some], value=got.value, bound=bound,
         gap=max(bound - got.value, 0.0) / max(abs(bound), 1e-12 * typical * program.N, 1e-300), loads=loads, passes=0,
         engine="highs", size=program.E,
     )  # fmt: skip

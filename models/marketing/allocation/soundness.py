@@ -1,12 +1,40 @@
-"""Compiled checks of a program's numbers and offers, one reading each."""
+"""Compiled checks of a program's numbers and offers, one reading each; and arrays as compiled loops want them."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from numpy.typing import NDArray
 
 compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+LARGEST = 2.0**333
+"""Numbers are below (1.7e100): products and sums of a few of them are finite."""
+
+
+class _Seen:
+    """The memory of an array, for numpy; it is kept for as long as somebody looks at it."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def seen(array: NDArray[Any]) -> NDArray[Any]:
+    """An array for compiled loops that read it: side by side in memory, and of the one kind they were compiled for.
+
+    Args:
+        array: any; arrow's memory is read-only, which numba takes for another kind.
+
+    Returns:
+        The same memory without that mark, or a copy where numbers do not lie side by side. It must not be written to.
+
+    Source:
+        Ours.
+    """
+    array = np.ascontiguousarray(array)
+    return array if array.flags.writeable or not array.size else np.asarray(_Seen(array))
 
 
 @compiled
@@ -21,7 +49,7 @@ def _signs(bits: Any, exponent: Any) -> Any:
 
 
 def least(numbers: Any) -> float:
-    """The least of finite numbers, or zero if none is below; NaN if one is not finite.
+    """The least of some numbers, or zero if none is below; NaN if one is not finite, or not below `LARGEST`.
 
     Args:
         numbers: float32 or float64.
@@ -30,14 +58,15 @@ def least(numbers: Any) -> float:
         That.
 
     Source:
-        Ours: an exponent of ones is infinite or no number, and the sign is the first bit.
+        Ours: an exponent of ones is infinite or no number, the greater the exponent the greater the number, and the
+        sign is the first bit.
     """
     if not len(numbers):
         return 0.0
     double = numbers.dtype == np.float64
     exponent = np.int64(0x7FF << 52) if double else np.int32(0xFF << 23)
-    largest, low = _signs(np.ascontiguousarray(numbers).view(exponent.dtype), exponent)
-    if largest == exponent:
+    largest, low = _signs(seen(numbers).view(exponent.dtype), exponent)
+    if largest >= (np.float64(LARGEST).view(np.int64) if double else exponent):
         return float("nan")
     return min(float(numbers.min()), 0.0) if low < 0 else 0.0
 

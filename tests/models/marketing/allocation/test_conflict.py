@@ -211,3 +211,16 @@ def test_the_exact_solver_refuses_with_the_conflict() -> None:
     )
     with pytest.raises(Infeasible, match="row 'sends' needs 1, available are 0"):
         solve_exactly(without)
+
+
+@pytest.mark.parametrize("far", [1e6, 1e12])
+@pytest.mark.parametrize("seed", range(12))
+def test_bounds_that_are_far_off_hide_no_conflict(seed: int, far: float) -> None:
+    program = some(seed)
+    upper = np.where(np.isfinite(program.upper), program.upper, far)
+    lower = np.where(np.isfinite(program.lower), program.lower, -far)
+    plain, conflict = explain(program), explain(bounded(program, lower, upper))
+    assert (plain is None) == (conflict is None)
+    if plain is not None and conflict is not None:
+        assert conflict.rows == plain.rows
+        assert np.isfinite(np.where(conflict.ray > 0, program.upper, program.lower)[conflict.ray != 0]).all()

@@ -216,3 +216,19 @@ def test_a_policy_needs_whole_caps() -> None:
     program = replace(world(3), most=1.5)
     with pytest.raises(InputError, match=r"most of member '0' is 1\.5, a policy gives whole offers"):
         Policy.from_shares(program, np.zeros(program.K), np.empty(0, np.int64), np.empty(0))
+
+
+def test_where_nobody_is_indifferent_everybody_gets_her_best() -> None:
+    program = world(3, members=80, offers=5, density=0.5, most=1.0)
+    program = replace(program, value=1.0 + np.random.default_rng(0).random(program.E))
+    nothing = np.zeros(program.K)
+    policy = Policy.from_shares(program, nothing, np.empty(0, np.int64), np.empty(0))
+    assert policy.ties == ()
+    best = [
+        start + int(np.argmax(program.value[start:end]))
+        for start, end in zip(program.start, program.start[1:], strict=False)
+        if end > start
+    ]
+    assert policy.decide_all(program).tolist() == best
+    nobody = program.take(np.arange(0))
+    assert policy.decide_all(nobody).tolist() == []

@@ -96,10 +96,23 @@ def test_without_tables_offers_and_members_come_in_the_order_of_their_first_pair
         ),
         ({"pairs": PAIRS | {"offer": ["mail", "push", "mail", "mail", "mail"]}}, "'ann' has offer 'mail' twice"),
         ({"pairs": PAIRS | {"member": ["ann", "bob", None, "eve", "bob"]}}, "'member' has 1 empty"),
+        ({"pairs": PAIRS | {"member": [1.0, 2.0, np.nan, 4.0, 2.0]}}, "'member' has 1 empty"),
+        ({"pairs": PAIRS | {"member": ["ann", "", "ann", "eve", "bob"]}, "members": None}, "member of pair 1 has no"),
+        ({"pairs": PAIRS | {"value": ["3", "two", "1", "5", "0"]}}, "column 'value' holds what is no number .*two"),
+        ({"pairs": PAIRS | {"cost": [1.0, 2.0]}}, "column 'cost' has 2 entries, the table has 5 rows"),
+        ({"pairs": PAIRS | {"offer": ["mail", "push"]}}, "the pairs have 5 members and 2 offers"),
+        ({"pairs": PAIRS | {"value": [1.0, 1e200, 1, 1, 1]}}, "value of member 'bob' and offer 'push' is 1e.200"),
+        (
+            {"limits": (Limits(name="spend", weight="cost", bounds={"spend": 3.0}),)},  # type: ignore[dict-item]
+            "limits 'spend' bound 'spend' by 3.0; give the least and the most",
+        ),
+        ({"most": "country"}, "column 'country' holds what is no number"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(parts: dict[str, object], words: str) -> None:
     given = {"pairs": PAIRS, "limits": LIMITS, "offers": OFFERS, "members": MEMBERS} | parts
+    if given["members"] is None:
+        given["limits"] = LIMITS[:1]
     with pytest.raises(InputError, match=words):
         Program.from_pairs(given.pop("pairs"), **given)  # type: ignore[arg-type]
 
@@ -118,6 +131,7 @@ def test_what_does_not_fit_is_refused_by_name(parts: dict[str, object], words: s
         (lambda p: changed(p, 1, offers=None), "has 2 rows and no groups"),
         (lambda p: replace(p, most=np.array([1.0, -1, 1, 1])), "most of member 'ann' is -1"),
         (lambda p: replace(p, most=np.ones(2)), "most has the shape"),
+        (lambda p: replace(p, most=[1.0, 1.0, 1.0, 1.0]), "most is a list"),
         (lambda p: replace(p, start=np.array([0, 1, 3, 2, 5])), "start must rise"),
         (lambda p: replace(p, offer=p.offer.astype(np.int64)), "offer must be int16 or int32"),
         (lambda p: replace(p, offer=np.array([0, 5, 0, 1, 0], np.int16)), "offer number 5, there are 2"),

@@ -14,12 +14,16 @@ from models.marketing.allocation.rounding import (
     Unroundable,
     Whole,
     draw,
+    entries,
     exact_loads,
     narrowed,
     room,
     round_whole,
     solve_with_room,
 )
+from models.marketing.allocation.solver import solve
+from models.marketing.generator import GeneratorConfig
+from models.marketing.tables import generated, program_of
 from tests.models.marketing.allocation.worlds import bounded, world
 
 
@@ -179,6 +183,15 @@ def test_a_program_without_pairs_is_rounded_to_nothing() -> None:
     program = Program(start=np.zeros(4, np.int64), offer=np.empty(0, np.int16), value=np.empty(0), offers=("a",))
     found = round_whole(program, np.empty(0, np.int64), np.empty(0), np.empty(0))
     assert (len(found.pairs), found.value, found.changed) == (0, 0.0, 0)
+
+
+def test_the_search_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    # with presolving HiGHS mends an answer here, and says so past all its options
+    program = program_of(generated(GeneratorConfig(members=3000, seed=0)), most=100)
+    answer = solve(program)
+    found = round_whole(program, *entries(answer), answer.prices)
+    assert holds(program, found.pairs)
+    assert capfd.readouterr().out == ""
 
 
 # --- by lot -----------------------------------------------------------------------------------------------------------

@@ -95,3 +95,9 @@ def test_parts_that_cannot_be_drawn_are_refused(program: Program) -> None:
         solve_sampled(program, solve, share=0.7, check=0.4)
     with pytest.raises(InputError, match=r"delta must lie between 0 and 1, got 1\.5"):
         solve_sampled(program, solve, delta=1.5)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5, float("nan"), float("inf")])
+def test_a_share_that_is_none_is_refused(program: Program, share: float) -> None:
+    with pytest.raises(InputError, match="share and check must lie above 0 and up to 1"):
+        solve_sampled(program, solve, share=share)

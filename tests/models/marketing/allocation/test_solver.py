@@ -7,7 +7,7 @@ import pytest
 
 from models.common.contracts import InputError
 from models.marketing.allocation import arranged
-from models.marketing.allocation.conflict import gap_of_ray
+from models.marketing.allocation.conflict import gap_of_ray, reach
 from models.marketing.allocation.partitioned import Partitioned
 from models.marketing.allocation.prices import dual_bound
 from models.marketing.allocation.program import Family, Infeasible, Program
@@ -37,13 +37,15 @@ def holds(program: Program, answer: Answer) -> None:
     x = shares(answer)
     member = np.repeat(np.arange(program.N), np.diff(program.start))
     load, size = program.loads(x), program.loads(np.abs(x)) + 1e-9
-    unit = np.maximum(np.abs(size), np.where(np.isfinite(program.upper), np.abs(program.upper), 0))
+    over, under = (
+        np.maximum(size, np.where(np.isfinite(bound), np.abs(bound), 0)) for bound in (program.upper, program.lower)
+    )
     assert (x >= 0).all()
     assert (x <= 1 + 1e-12).all()
     assert (np.bincount(member, x, program.N) <= program.most_of(slice(0, program.N)) + 1e-9).all()
-    assert (load <= program.upper + 2e-9 * unit).all()
-    assert (load >= program.lower - 2e-9 * unit).all()
-    assert answer.loads == pytest.approx(load, rel=1e-9, abs=1e-9 * unit.max())
+    assert (load <= program.upper + 2e-9 * over).all()
+    assert (load >= program.lower - 2e-9 * under).all()
+    assert answer.loads == pytest.approx(load, rel=1e-9, abs=1e-9 * size.max())
     assert answer.value == pytest.approx(float(x @ program.value.astype(np.float64)), rel=1e-10, abs=1e-12)
     assert answer.bound == pytest.approx(dual_bound(program, answer.prices), rel=1e-9, abs=1e-12)
     assert answer.bound >= answer.value - 1e-9 * max(1, abs(answer.bound))
@@ -346,9 +348,119 @@ def test_what_cannot_be_solved_for_is_refused() -> None:
         solve(program, prices=np.zeros(3))
     with pytest.raises(InputError, match="gap must be above zero"):
         solve(program, gap=0.0)
+    with pytest.raises(InputError, match="engine must be 'auto', 'newton' or 'highs', got 'simplex'"):
+        solve(program, engine="simplex")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threads must be at least 0, got -1"):
+        solve(program, threads=-1)
     with pytest.raises(InputError, match="HiGHS holds no program in parts"):
         solve(Partitioned([lambda: program]), engine="highs")
     broken = program.value.copy()
     broken[3] = np.inf
     with pytest.raises(InputError, match="value of member"):
         solve(replace(program, value=broken))
+
+
+@pytest.mark.parametrize("engine", ["newton", "highs"])
+@pytest.mark.parametrize("far", [1e9, 1e15])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bound_that_is_far_off_is_as_good_as_none(seed: int, far: float, engine: Any) -> None:
+    program = world(seed, members=1800, offers=5, lower=0.7, tight=0.2, negative=seed % 2 == 0)
+    plain = solve(program, engine=engine, gap=1e-6, threads=1)
+    upper = np.where(np.isfinite(program.upper), program.upper, far)
+    lower = np.where(np.isfinite(program.lower), program.lower, -far)
+    bounds_far = bounded(program, lower, upper)
+    answer = solve(bounds_far, engine=engine, gap=1e-6, threads=1)
+    holds(bounds_far, answer)
+    assert (answer.loads >= program.lower - 1e-8 * np.abs(program.lower)).all()
+    assert answer.value == pytest.approx(plain.value, rel=3e-6)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_a_lower_bound_of_nothing_costs_no_passes(warm: bool) -> None:
+    # channels without offers have the load zero, and a lower bound of zero that no load can be below
+    program = world(11, members=12_000, offers=6, lower=0.6, most=2.0)
+    idle = (program.lower == 0) & (program.loads(np.ones(program.E)) == 0)
+    assert idle.any()
+    answer = solve(program, threads=1)
+    if warm:
+        answer = solve(program, prices=answer.prices, threads=1)
+    holds(program, answer)
+    assert answer.gap <= 1e-4
+    assert answer.passes <= 4
+
+
+def test_when_a_row_asks_for_all_that_there_is_steps_that_grew_stay_long() -> None:
+    program = world(3, members=6000, offers=6, lower=0.0, tight=0.3)
+    upper, lower = np.full(program.K, np.inf), program.lower.copy()
+    upper[0] = program.upper[0]
+    lower[2] = reach(program)[1][2]
+    everybody = bounded(program, lower, upper)
+    answer = solve(everybody, threads=1)
+    holds(everybody, answer)
+    assert answer.gap <= 1e-4
+    assert answer.passes <= 12
+
+
+@pytest.mark.parametrize("engine", ["newton", "highs"])
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_is_left_of_a_bound_when_nothing_may_be_sent(seed: int, engine: Any) -> None:
+    program = world(seed, members=30, offers=3, density=1.1, lower=0.0, most=1.0 + seed % 2)
+    upper = program.upper.copy()
+    upper[0] = 0.0
+    closed = bounded(program, np.full(program.K, -np.inf), upper)
+    answer = solve(closed, engine=engine, threads=1)
+    assert answer.value == answer.bound == answer.gap == 0.0
+    assert dual_bound(closed, answer.prices) == 0.0
+
+
+@pytest.mark.parametrize("which", ["all", "weights", "one weight", "not side by side"])
+def test_arrays_that_may_not_be_written_to_or_have_gaps_give_the_same_bits(which: str) -> None:
+    program = world(5, members=2000, offers=5)
+    plain = solve(program, engine="newton", threads=1)
+
+    def other(array: np.ndarray) -> np.ndarray:
+        if which == "not side by side":
+            return np.stack([array, array], axis=1)[:, 0]
+        array = array.copy()
+        array.flags.writeable = False
+        return array
+
+    weights: dict[int, np.ndarray] = {}
+    for family in program.families:
+        if family.weight is not None and not (weights and which == "one weight"):
+            weights.setdefault(id(family.weight), other(family.weight))
+    families = tuple(
+        replace(family, weight=None if family.weight is None else weights.get(id(family.weight), family.weight))
+        for family in program.families
+    )
+    changed = replace(program, families=families)
+    if which in ("all", "not side by side"):
+        changed = replace(changed, **{name: other(getattr(program, name)) for name in ("start", "offer", "value")})
+    answer = solve(changed, engine="newton", threads=1)
+    assert answer.prices.tobytes() == plain.prices.tobytes()
+    assert answer.shares.tobytes() == plain.shares.tobytes()
+    assert solve(changed, engine="highs").value == solve(program, engine="highs").value
+
+
+def test_more_offers_than_sixteen_bits_can_number_are_solved() -> None:
+    members, offers = 6000, 40_000
+    offer = (5 * np.repeat(np.arange(members), 4) + np.tile(np.arange(4), members)) % offers + 9_999
+    volume = Family(
+        name="volume",
+        rows=("even", "odd"),
+        lower=np.full(2, -np.inf),
+        upper=np.array([500.0, 700.0]),
+        offers=np.arange(offers) % 2,
+    )
+    program = Program(
+        start=4 * np.arange(members + 1),
+        offer=offer.astype(np.int32),
+        value=np.random.default_rng(0).random(4 * members),
+        offers=tuple(map(str, range(offers))),
+        families=(volume,),
+    )
+    answer = solve(program, threads=1)
+    holds(program, answer)
+    assert answer.gap <= 1e-4
+    assert offer.max() > 2**15
+    assert answer.loads == pytest.approx([500, 700], rel=1e-3)
