@@ -47,7 +47,7 @@ from models.common.moments import Moments, merge, moments, side_by_side
 from models.common.parts import Layout, Part, Partitioned, PreparationConfig, Survey, Variable
 from tasks.evaluate import show, spelled
 
-LIBRARIES = ("ducc0", "eccodes", "h5netcdf", "netCDF4", "numcodecs", "numpy", "pandas", "xarray", "zarr")
+LIBRARIES = ("ducc0", "eccodes", "h5netcdf", "netCDF4", "numcodecs", "numpy", "pandas", "pyarrow", "xarray", "zarr")
 """A new version of one of these may change bytes, so it makes new keys."""
 
 
@@ -366,15 +366,15 @@ def _note_of(parts: Parts, whole: str) -> Path:
 def _provenance(
     survey: Survey, receipts: Sequence[Receipt], digests: Mapping[str, str], config: Partitioned
 ) -> dict[str, Any]:
-    """Which part was made of which content; without paths, so that the same content gives the same bytes anywhere."""
+    """Which part was made of which content; without paths, so that the same content gives the same bytes anywhere.
+
+    The digest of the code is in the manifest, where it does not count: code that changes no value changes no version.
+    """
     return {
         "recipe": class_path(config),
-        "code": code_digest(*code_behind_parts(config)),
-        "libraries": {name: version(name) for name in LIBRARIES},
         "parts": [
             {
                 "name": part.name,
-                "key": receipt.key,
                 "files": [{"name": Path(file).name, "sha256": digests[file]} for file in part.files],
                 "rows": receipt.rows,
             }

@@ -8,6 +8,7 @@ or `part:N` (the N-th part of a dataset is made, and not stored yet).
 The flow's code has no hook for this: the child wraps what it calls.
 """
 
+import dataclasses
 import importlib
 import inspect
 import json
@@ -34,6 +35,15 @@ TASKS = {
     },
 }
 """Flows that are killed, and their tasks."""
+
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "fluxes": {"rows": 37, "columns": 72, "hours": 2, "truncation": 8},
+    "turbulence": {"days": 2},
+    "precipitation": {"days": 4},
+    "outlooks": {"days": 4, "variables": ()},
+}
+"""What the datasets of killed flows have in place of their smallest preset's: few parts, seconds of work."""
 
 
 def module_of(flow: str) -> str:
@@ -69,7 +79,7 @@ class Attempt:
 
 @dataclass
 class Result:
-    """What came of a killed and retried flow run."""
+    """What came of a killed and retried flow run; `between` is what a reader found live, whole, before the retry."""
 
     moment: str
     killed: bool
@@ -78,6 +88,7 @@ class Result:
     repeated: list[str]
     runs: int
     steps: int = 0
+    between: str = ""
     attempts: list[Attempt] = field(default_factory=list, repr=False)
 
 
@@ -108,6 +119,7 @@ def run_with_kill(
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run(_flow(flow), parameters=parameters, state=Pending())
         attempts = [_attempt(home, flow, str(flow_run.id), moment, server, durations)]
+        between, _ = _look(home, flow)
         if moment not in ("", EVERY_STEP):
             client.set_flow_run_state(flow_run.id, Crashed(), force=True)
             client.set_flow_run_state(flow_run.id, AwaitingRetry(), force=True)
@@ -123,6 +135,7 @@ def run_with_kill(
         digest=digest,
         repeated=repeated,
         runs=runs,
+        between=between,
         steps=sum(event == "step" for attempt in attempts for _, event in attempt.events),
         attempts=attempts,
     )
@@ -300,8 +313,12 @@ def faulted(flow: str = "rebuild_index", moment: str = "") -> dict[str, Any]:
     """Parameters of the flow under test: every step of the tiny configuration, with less to learn."""
     if module_of(flow) == "flows.datasets":
         from models.climate.datasets.config import preset
+        from models.climate.datasets.judge import JudgementConfig
 
-        return {"config": preset(flow.removeprefix("prepare_"), "tiny")}
+        dataset = flow.removeprefix("prepare_")
+        config = preset(dataset, "tiny")
+        recipe = dataclasses.replace(config.recipe, **SMALLER.get(dataset, {}))  # type: ignore[type-var]
+        return {"config": dataclasses.replace(config, data=recipe, judgement=JudgementConfig(parts=1))}  # type: ignore[call-arg]
     from models.common.contracts import TrainingConfig
     from models.common.days import DaysConfig
     from models.feed.retrieval.config import (

@@ -45,3 +45,29 @@ def test_a_killed_flow_ends_like_an_undisturbed_one_after_one_retry(
     assert result.digest == whole.digest
     assert result.repeated == [], "a task that had finished ran again"
     assert result.runs == 1, "the retry made another MLflow run"
+
+
+@pytest.fixture(scope="module")
+def undisturbed_storms(
+    tmp_path_factory: pytest.TempPathFactory, prefect_server: str
+) -> tuple[Result, dict[str, float]]:
+    home = tmp_path_factory.mktemp("storms")
+    result = run_with_kill(home, "", prefect_server, {}, "prepare_storms")
+    assert result.state == "COMPLETED/Published", result.attempts[0].output
+    return result, durations_of(home)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("moment", ["part:2", "fsync:20", "rename:2", "link:9", "prepare:exit"])
+def test_a_dataset_killed_among_its_parts_is_completed_and_nobody_ever_reads_a_mixture(
+    moment: str, tmp_path: Path, prefect_server: str, undisturbed_storms: tuple[Result, dict[str, float]]
+) -> None:
+    whole, durations = undisturbed_storms
+
+    result = run_with_kill(tmp_path, moment, prefect_server, durations, "prepare_storms")
+
+    assert result.killed, result.attempts[0].output
+    assert result.between in ("", whole.digest)
+    assert result.state.startswith("COMPLETED/"), result.attempts[-1].output
+    assert result.digest == whole.digest
+    assert result.repeated == [], "a task that had finished ran again"

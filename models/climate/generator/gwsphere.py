@@ -54,8 +54,8 @@ _INTERMITTENT, _PHASE = 10, 11
 SPEEDS = (13.2, 22.9)
 """Phase speeds over the flow at a jet, m/s: quartiles of N(0, 15 m/s) beyond 10 m/s; slower waves do not leave."""
 
-TURNS = (-45.0, 45.0)
-"""Degrees from the direction against the shear in which a jet sends the waves of each speed."""
+HEADINGS = (135.0, 225.0)
+"""Directions in which jets send the waves of each speed, degrees from east: upstream of a jet from the west."""
 
 HILL_DEGREE = 95
 JET_DEGREES = (105, 80)
@@ -242,10 +242,9 @@ def _sources(world: World, hour: int, u: Floats, v: Floats, buoyancy: Floats, gr
     calm = np.maximum(wind, 1e-9)
     east[..., 0], north[..., 0] = -u_low / calm, -v_low / calm
     u_jet, v_jet = u[level[1]], v[level[1]]
-    against = np.arctan2(-dv, -du)
-    for p, (own, turn) in enumerate(zip(SPEEDS, TURNS, strict=True), start=1):
+    for p, (own, heading) in enumerate(zip(SPEEDS, HEADINGS, strict=True), start=1):
         flux[..., p] = jet / len(SPEEDS)
-        east[..., p], north[..., p] = np.cos(against + np.radians(turn)), np.sin(against + np.radians(turn))
+        east[..., p], north[..., p] = np.cos(np.radians(heading)), np.sin(np.radians(heading))
         speed[..., p] = u_jet * east[..., p] + v_jet * north[..., p] + own
     if config.intermittency:
         chance = stream(config.seed, _INTERMITTENT, hour).standard_normal((*shape, 2))

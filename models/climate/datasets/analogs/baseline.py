@@ -27,7 +27,9 @@ WINDOW_DAYS = 15
 
 RESAMPLES = 1000
 _BLOCK_DAYS = 15
-_ROWS = 1024
+_MANY = 10
+_PAIRS = 1 << 22
+"""Distances that are held at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,8 +86,9 @@ class Days:
         """
         square = (self.vectors**2).sum(1)
         places = np.empty((len(self.day), count), np.int64)
-        for start in range(0, len(self.day), _ROWS):
-            rows = slice(start, start + _ROWS)
+        step = max(1, _PAIRS // len(self.day))
+        for start in range(0, len(self.day), step):
+            rows = slice(start, start + step)
             distance = square[rows, None] + square[None, :] - 2 * self.vectors[rows] @ self.vectors.T
             distance[np.abs(self.day[rows, None] - self.day[None, :]) <= window] = np.inf
             if count > np.isfinite(distance).sum(1).min():
@@ -125,17 +128,17 @@ def _season(day: Array, values: Array) -> Array:
 def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, float]:
     """How near analogs are, and how well what followed them foretells what follows.
 
-    A forecast of lead L is the vector L days after the analog; persistence is the day itself, climatology no anomaly,
-    random any day outside the window.
+    A forecast of lead L is the vector L days after the analog, or the mean of those after the ten nearest days;
+    persistence is the day itself, climatology no anomaly, random any day outside the window.
 
     Args:
         groups: the root group.
         seed: of the random days and of the resampling.
 
     Returns:
-        `RULE_LEADd_rms` for the rules analog, random, persistence, climatology, each with `_low` and `_high`: 95 %,
-        over blocks of 15 days drawn with replacement; `days_LEADd`; and `analog_below_random`, the share of days whose
-        analog is nearer than a random day.
+        `RULE_LEADd_rms` for the rules analog, ten_analogs, random, persistence, climatology, each with `_low` and
+        `_high`: 95 %, over blocks of 15 days drawn with replacement; `days_LEADd`; and `analog_below_random`, the share
+        of days whose analog is nearer than a random day. Ten analogs need ten days outside every window.
 
     Raises:
         ValueError: there are too few days.
@@ -144,7 +147,11 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
         Lorenz 1969, Journal of the Atmospheric Sciences 26, 636, for analogs; the metric is ours.
     """
     days = Days.of(groups)
-    places, distance = days.nearest()
+    near = np.searchsorted(days.day, days.day + WINDOW_DAYS, "right") - np.searchsorted(
+        days.day, days.day - WINDOW_DAYS
+    )
+    outside = len(days.day) - int(near.max())
+    places, distance = days.nearest(count=_MANY if outside >= _MANY else 1)
     analog = places[:, 0]
     random = np.random.default_rng(seed)
     other = _others(days, random)
@@ -163,6 +170,8 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
             "persistence": days.vectors[rows],
             "climatology": np.zeros_like(truth),
         }
+        if places.shape[1] == _MANY:
+            guesses["ten_analogs"] = _mean_after(days, places[rows], lead)
         metrics[f"days_{lead}d"] = float(len(rows))
         block = days.day[rows] // _BLOCK_DAYS
         _, index = np.unique(block, return_inverse=True)
@@ -178,6 +187,16 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
             name = f"{rule}_{lead}d_rms"
             metrics |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return metrics
+
+
+def _mean_after(days: Days, places: Array, lead: int) -> Array:
+    """Mean of what followed several days each, as far as it is known; the first of them is."""
+    total, number = np.zeros((len(places), days.vectors.shape[1])), np.zeros((len(places), 1))
+    for rank in range(places.shape[1]):
+        after, known = _ahead(days.day, places[:, rank], lead)
+        total[known] += days.vectors[after[known]]
+        number[known] += 1
+    return np.asarray(total / number)
 
 
 def _apart(one: Array, other: Array) -> Array:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_RULES = ("analog", "persistence", "climatology", "random")
+_RULES = ("analog", "ten_analogs", "persistence", "climatology", "random")
 _MOST_DAYS = 5000
 """Days among which analogs are sought for a figure."""
 
@@ -81,10 +81,12 @@ def _errors(metrics: Mapping[str, float]) -> Figure:
     series = []
     for rule in _RULES:
         leads = [lead for lead in LEADS_DAYS if f"{rule}_{lead}d_rms" in metrics]
+        if not leads:
+            continue
         low, middle, high = (
             tuple(metrics[f"{rule}_{lead}d_rms{end}"] for lead in leads) for end in ("_low", "", "_high")
         )
-        series.append(Series(label=rule, x=tuple(leads), y=middle, low=low, high=high))
+        series.append(Series(label=rule.replace("_", " "), x=tuple(leads), y=middle, low=low, high=high))
     share = metrics["analog_below_random"]
     return Figure(
         name="analog_forecasts",

@@ -101,12 +101,15 @@ def climatology(rain: _Rain) -> tuple[Floats, int]:
     harmonics = HARMONICS if len(chosen) >= WHOLE_YEAR else 0
     waves = _waves(rain.days[chosen], harmonics)
     size, shape = waves.shape[1], rain.at(int(chosen[0])).shape
-    gram, right = np.zeros((size, size, *shape)), np.zeros((size, *shape))
+    # the products of all days, less those of the days on which a cell has no value: few, so that is soon done
+    lost, right = np.zeros((size, size, *shape)), np.zeros((size, *shape))
     for wave, place in zip(waves, chosen.tolist(), strict=True):
         values = rain.at(place)
-        known = np.isfinite(values)
-        gram += np.outer(wave, wave)[:, :, None, None] * known
-        right += wave[:, None, None] * np.where(known, values, 0.0)
+        missing = np.isnan(values)
+        if missing.any():
+            lost[:, :, missing] += np.outer(wave, wave)[:, :, None]
+        right += wave[:, None, None] * np.where(missing, 0.0, values)
+    gram = (waves.T @ waves)[:, :, None, None] - lost
     enough = gram[0, 0] >= 2 * size
     square = np.where(enough, gram, np.eye(size)[:, :, None, None])
     solved = np.linalg.solve(np.moveaxis(square, (0, 1), (-2, -1)), np.moveaxis(right, 0, -1)[..., None])[..., 0]

@@ -84,6 +84,7 @@ class StormsConfig(Recipe):
                     yield Part(name=f"{self.basin} {year}", about={"year": year})
             return
         begun: dict[str, Path] = {}
+        called = [path.name for name in self.sources() for path in files.get(name, ())]
         for name in self.sources():
             if not files.get(name):
                 raise AwaitedError(
@@ -96,7 +97,7 @@ class StormsConfig(Recipe):
                         f"{path} begins with storm {first} as {begun[first]} does: two editions of one basin; name one."
                     )
                 begun[first] = path
-                yield Part(name=path.name, files=(str(path),))
+                yield Part(name=path.name if called.count(path.name) == 1 else str(path), files=(str(path),))
 
     def tracks(self, part: Part) -> Iterator[Track]:
         """The storms of a part that begin on a day asked for, one after another."""

@@ -1,6 +1,7 @@
 """The six schemas, as data: they load, they say where every fact comes from, and stored variables say what they are."""
 
 import re
+from dataclasses import fields
 from importlib import import_module
 from importlib.resources import files
 
@@ -43,3 +44,11 @@ def test_every_stored_variable_has_a_name_and_its_units(dataset: str) -> None:
             assert {"long_name", "standard_name", "cell_methods"} & set(attrs), name
             text = dtype == "str" or "S" in dtype
             assert text or {"units", "flag_values"} & set(attrs) or name == "fields", name
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_settings_that_do_not_matter_for_a_part_are_settings(dataset: str) -> None:
+    config = import_module(f"models.climate.datasets.{dataset}.config").tiny()
+    assert "name" in config.elsewhere
+    assert set(config.elsewhere) <= {field.name for field in fields(config)}
+    assert not {"compat", "reproduce", "source"} & set(config.elsewhere)

@@ -353,6 +353,7 @@ def test_analogs_find_the_weather_types_that_the_world_was_made_of(made: tuple[d
     assert found > 3 * chance
     metrics = baseline(made[0], seed=2)
     assert metrics["analog_0d_rms_high"] < metrics["random_0d_rms_low"]
+    assert metrics["ten_analogs_3d_rms"] < metrics["analog_3d_rms"]  # means are nearer than any one of them
     assert metrics["persistence_1d_rms"] < metrics["random_1d_rms"]
     assert baseline(made[0], seed=2) == metrics
 

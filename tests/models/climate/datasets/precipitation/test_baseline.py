@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from models.climate.datasets.precipitation.baseline import LEADS, baseline
+from models.climate.datasets.precipitation.baseline import LEADS, _Rain, baseline, climatology
 from models.climate.generator import precipitation as world
 from models.common.errors import InputError
 from tests.models.climate.datasets.precipitation.worlds import WORLD
@@ -61,6 +61,25 @@ def test_a_yearly_course_is_learned_from_whole_years() -> None:
     assert found["harmonics"] == 3
     assert found["climatology_mse_28d"] == pytest.approx(0, abs=1e-6)
     assert found["persistence_mse_28d"] > 0.1
+
+
+def test_a_climatology_is_fitted_to_the_days_on_which_a_cell_has_a_value() -> None:
+    start, rng = np.datetime64("2016-01-01"), np.random.default_rng(5)
+    values = rng.gamma(1, 3, (800, 6, 3)).astype(np.float32)
+    values[rng.random(values.shape) < 0.3] = np.nan
+    values[5:, 3, 1] = np.nan  # a cell with too few days
+    got, harmonics = climatology(_Rain.of(rain(values, start)["precipitation"]))
+    assert harmonics == 3
+    angle = 2 * np.pi * (start + np.arange(800)).astype(int) / 365.2425
+    waves = np.stack([np.ones(800), *(f(k * angle) for k in (1, 2, 3) for f in (np.cos, np.sin))], 1)
+    inside = values[:, 1:5]  # within 60 degrees
+    for row, column in np.ndindex(4, 3):
+        known = np.isfinite(inside[:, row, column])
+        if (row, column) == (2, 1):
+            assert np.isnan(got[:, row, column]).all()
+            continue
+        want = np.linalg.lstsq(waves[known], inside[known, row, column].astype(float), rcond=None)[0]
+        assert np.allclose(got[:, row, column], want, atol=1e-9)
 
 
 def test_scores_are_weighted_by_area_within_sixty_degrees_and_leave_out_what_is_missing() -> None:

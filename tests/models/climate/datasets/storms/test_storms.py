@@ -194,6 +194,19 @@ def test_generated_seasons_are_parts_of_their_own_and_hold_what_must_hold() -> N
     assert [claim.sentence() for claim in checks(whole) if not claim.holds] == []
 
 
+def test_two_basins_of_one_file_name_are_two_parts_and_their_storms_stand_one_after_another(tmp_path: Path) -> None:
+    texts = {"atlantic": NEW, "pacific": DATE_LINE}
+    paths = {name: (tmp_path / name / "best.txt",) for name in texts}
+    for name, (path,) in paths.items():
+        path.parent.mkdir()
+        path.write_text(texts[name])
+    config = StormsConfig(source="files", atlantic="a", pacific="p")
+    survey = config.survey(paths)
+    assert [part.name for part in survey.parts] == [str(paths["atlantic"][0]), str(paths["pacific"][0])]
+    found = [config.part(part)["storms"]["storm_id"].values.tolist() for part in survey.parts]
+    assert found == [[b"AL092011"], [b"CP021957"]]
+
+
 def test_presets_say_what_was_published() -> None:
     assert paper().source == "files"
     assert paper().sources()["atlantic"].endswith("hurdat2-1851-2022-042723.txt")
