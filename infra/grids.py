@@ -379,7 +379,7 @@ def _write_array(
         array[...] = values
         files = sorted(path for path in root.rglob("*") if path.is_file())
         numbers = [tuple(int(number) for number in file.relative_to(root).parts) for file in files]
-        written = [_hashed(file, file.read_bytes()) for file in files]
+        written = [_hashed(file, [file.read_bytes()]) for file in files]
     else:
         chunks, shards = array.chunks, array.shards or array.chunks
         numbers = list(np.ndindex(*(math.ceil(n / shard) for n, shard in zip(values.shape, shards, strict=True))))
@@ -428,7 +428,7 @@ def _write_shard(
     if sharded:
         table = index.tobytes()
         pieces += [table, _crc(table)]
-    return _hashed(file, b"".join(pieces))
+    return _hashed(file, pieces)
 
 
 def _encoded(values: np.ndarray[Any, Any], corner: Sequence[int], chunks: tuple[int, ...], fill: Any) -> bytes:
@@ -447,14 +447,18 @@ def _crc(data: bytes) -> bytes:
     return int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def _hashed(file: Path, data: bytes) -> tuple[int, str]:
-    """Write a file, wait for the disk, and take its checksum meanwhile."""
-    with file.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        digest = hashlib.sha256(data).hexdigest()
+def _hashed(file: Path, pieces: Sequence[bytes]) -> tuple[int, str]:
+    """Write a file, take its checksum, and wait for the disk."""
+    with file.open("wb", buffering=0) as handle:
+        for piece in pieces:
+            written = handle.write(piece)
+            while written < len(piece):  # a full disk raises; a short write goes on
+                written += handle.write(memoryview(piece)[written:])
+        digest = hashlib.sha256()
+        for piece in pieces:  # the disk is at work meanwhile
+            digest.update(piece)
         os.fsync(handle.fileno())
-    return len(data), digest
+    return sum(map(len, pieces)), digest.hexdigest()
 
 
 def _flush(staging: Path, receipt: Receipt) -> None:

@@ -47,7 +47,7 @@ from models.common.moments import Moments, merge, moments, side_by_side
 from models.common.parts import Layout, Part, Partitioned, PreparationConfig, Survey, Variable
 from tasks.evaluate import show, spelled
 
-LIBRARIES = ("ducc0", "eccodes", "h5netcdf", "netCDF4", "numcodecs", "numpy", "pandas", "pyarrow", "xarray", "zarr")
+LIBRARIES = ("ducc0", "eccodes", "netCDF4", "numcodecs", "numpy", "pandas", "pyarrow", "xarray", "zarr")
 """A new version of one of these may change bytes, so it makes new keys."""
 
 
@@ -81,7 +81,7 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
     name = product_name(config)
     parts = Parts(store.parts(name))
     digests = _digests(survey)
-    keys = _keys(config, survey, digests)
+    keys = keys_of(config, survey, digests)
     whole = digest_of([[part.name, keys[part.name], part.at] for part in survey.parts] + [_frame(survey)])
     if (known := _put_together(parts, whole)) and store.intact(known):
         log.info("%s is there already: %d parts, none made", known, len(survey.parts))
@@ -297,8 +297,14 @@ def _digests(survey: Survey) -> dict[str, str]:
     return dict(zip(files, sha256_of([Path(file) for file in files]), strict=True))
 
 
-def _keys(config: Partitioned, survey: Survey, digests: Mapping[str, str]) -> dict[str, str]:
-    """The key of every part."""
+def keys_of(config: Partitioned, survey: Survey, digests: Mapping[str, str]) -> dict[str, str]:
+    """The key of every part: the digest of the settings, code and files that it depends on.
+
+    Args:
+        config: the recipe.
+        survey: what it found.
+        digests: checksum of every file, by its path.
+    """
     settings = {name: value for name, value in describe_configuration(config).items() if name not in config.elsewhere}
     common = {
         "class": class_path(config),

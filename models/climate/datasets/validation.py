@@ -18,7 +18,7 @@ HEADLINES: Mapping[str, str] = {
     "turbulence": "mlp_f1",
     "storms": "track_persistence_24h_km",
     "analogs": "analog_1d_rms",
-    "precipitation": "climatology_correlation_1d",
+    "precipitation": "persistence_correlation_1d",
     "outlooks": "coverage",
 }
 

@@ -336,7 +336,7 @@ def ssmi(
         area: where to.
         method: of gridded files: nearest or linear.
         radius_km: of orbits: how far the nearest pixel may be.
-        copied: see `ssmi_maps`.
+        copied: of gridded files: see `ssmi_maps`.
 
     Returns:
         (2, 7, R, C): ascending and descending passes, K.
@@ -352,8 +352,7 @@ def ssmi(
     for path in sorted(files, key=lambda one: one.name):
         head = header(path)
         if "fcdr_tb19h" in head.fields:
-            found = ssmi_orbit(path, area, radius_km)
-            laid_over(out, found[[0, 0]] if copied else found)
+            laid_over(out, ssmi_orbit(path, area, radius_km))  # the script for orbits copies nothing
             continue
         maps = ssmi_maps(path, copied=copied).sortby("longitude")
         resampling = Resampling(

@@ -73,8 +73,6 @@ def reference(
         paths = sorted(map(Path, part.files), key=lambda path: path.name)
         group = part.about["group"]
         made = {group: _MAKERS[group](config, part, paths, lat, lon)}
-        if group == "ssmi" and copied:
-            made[group] = np.stack([made[group][0], made[group][0]])
     inner = {"gridsat": "slot", "patmosx": "pass", "ssmi": "pass"}
     out: dict[str, xr.Dataset] = {}
     for group, values in made.items():
@@ -207,7 +205,8 @@ def _ssmi(config: "PrecipitationConfig", part: Part, paths: list[Path], lat: Flo
         names = _names(path)
         high = "85" if any(name.startswith("fcdr_tb85") for name in names) else "91"
         tbs = [f"fcdr_tb{one}" for one in ("19h", "19v", "22v", "37h", "37v", f"{high}h", f"{high}v")]
-        for half, suffix in enumerate(("asc", "dsc")):
+        copied = config.compat == "published" or "descending_copy" in config.reproduce
+        for half, suffix in enumerate(("asc", "asc" if copied else "dsc")):
             if f"{tbs[0]}_asc" not in names:
                 for kind, channels in (("lores", range(5)), ("hires", range(5, 7))):
                     fields = _orbit(

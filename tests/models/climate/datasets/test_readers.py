@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.climate.datasets.fields import Hybrid
-from models.climate.datasets.readers import NAMES, header, pressure_of, read, where
+from models.climate.datasets.readers import NAMES, header, points, pressure_of, read, where
 from models.common.errors import AwaitedError, InputError
 from tests.models.climate.samples import axes, message, real, write_netcdf
 
@@ -340,6 +340,16 @@ def test_a_longitude_a_hair_from_zero_stays_the_first_column(tmp_path: Path) -> 
     got = read(path, ("t",), longitudes="0..360")
     assert np.array_equal(got["lon"].values, np.arange(8) * 45.0)
     assert np.array_equal(got["t"].values, field())
+
+
+def test_every_grid_tells_its_points(tmp_path: Path) -> None:
+    path = small(tmp_path, field())
+    lat, lon = points(path, header(path).field("t"))
+    assert lat.shape == lon.shape == (5, 8)
+    assert np.array_equal(lat[:, 3], [90, 45, 0, -45, -90]) and np.array_equal(lon[2], np.arange(8) * 45)
+    bare = write_netcdf(tmp_path / "bare.nc", {"sample": 4}, {"x": (("sample",), np.arange(4.0), {})})
+    with pytest.raises(InputError, match=r"bare\.nc, x: it lies on no grid"):
+        points(bare, header(bare).field("x"))
 
 
 def test_longitudes_that_pass_360_are_unrolled() -> None:
