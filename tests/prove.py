@@ -2,6 +2,7 @@
 
     python -m tests.prove retrieval [--only SECTION ...]
     python -m tests.prove marketing [--only SECTION ...]
+    python -m tests.prove datasets [--only SECTION ...]
     python -m tests.prove operations [--only SECTION ...]
 
 At the end `docs/results/SUBJECT.md` says what was found, and the exit code is 1 if a bar was missed.
@@ -24,9 +25,9 @@ from rich.console import Console
 
 from infra.manifest import code_digest
 from tests.proof import Proof, conclude, prove
-from tests.proofs import marketing, operations, retrieval
+from tests.proofs import datasets, marketing, operations, retrieval
 
-SUBJECTS = {subject.name: subject for subject in (retrieval.SUBJECT, marketing.SUBJECT, operations.SUBJECT)}
+SUBJECTS = {one.SUBJECT.name: one.SUBJECT for one in (retrieval, marketing, datasets, operations)}
 
 
 def main() -> None:
