@@ -38,7 +38,7 @@ TASKS = {
 
 
 SMALLER: dict[str, dict[str, Any]] = {
-    "fluxes": {"rows": 37, "columns": 72, "hours": 2, "truncation": 8},
+    "fluxes": {"hours": 1},
     "turbulence": {"days": 2},
     "precipitation": {"days": 4},
     "outlooks": {"days": 4, "variables": ()},

@@ -98,9 +98,9 @@ def report_kills(found: Mapping[str, Found]) -> Report:
         missed.append(f"kills: {total} kills were reached, {WANTED} are wanted")
     return Report(
         [
-            "The process of a flow is killed (SIGKILL) in the middle and at the end of each task, when its n-th part is "
-            "made, and at its n-th fsync, link or rename, n drawn at random; each with a home of its own. Then a reader "
-            "opens and checks every byte of what is live, and the flow run is retried once. Moments that a flow does "
+            "The process of a flow is killed (SIGKILL) in the middle and at the end of each task, when its n-th part "
+            "is made, and at its n-th fsync, link or rename, n drawn at random; each with a home of its own. Then a "
+            "reader checks every byte of what is live, and the flow run is retried once. Moments that a flow does "
             "not reach are not counted. Sizes are smaller than those of `tiny` where the tests need few parts: "
             f"{', '.join(sorted(SMALLER))}.",
             "",
