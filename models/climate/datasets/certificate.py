@@ -64,13 +64,13 @@ def differences(
         for group, reference in labelled.items():
             for variable in map(str, reference.data_vars):
                 stored = groups[group][variable]
-                theirs = reference[variable].transpose(*stored.dims)
+                other = reference[variable].transpose(*stored.dims)
                 cut = {
-                    dim: at if at.stop is not None else slice(at.start, at.start + theirs.sizes[dim])
+                    dim: at if at.stop is not None else slice(at.start, at.start + other.sizes[dim])
                     for dim, at in place.get(group, {}).items()
                     if dim in stored.dims
                 }
-                ours, theirs = np.asarray(stored.isel(cut).values), np.asarray(theirs.values)
+                ours, theirs = np.asarray(stored.isel(cut).values), np.asarray(other.values)
                 one = Difference(largest=distance(ours, theirs), values=theirs.size, where=name)
                 key = f"{group}/{variable}"
                 before = found.get(key)

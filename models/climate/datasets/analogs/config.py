@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class AnalogsConfig(Recipe):
     """Sea-level pressure and 2 m temperature of a region, one time a day."""
 
     dataset = "analogs"
-    elsewhere = ("name", "files", "start", "end", "days", "gaps")
+    elsewhere: ClassVar[tuple[str, ...]] = ("name", "files", "start", "end", "days", "gaps")
 
     name: str = setting("analogs", "Name", "Name of the dataset: lower case letters, digits and hyphens.", min_length=1)
     files: str = setting(

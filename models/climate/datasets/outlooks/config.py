@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class OutlooksConfig(Recipe):
     """Convective outlooks of the Storm Prediction Center, paired with HRRR runs."""
 
     dataset = "outlooks"
-    elsewhere = ("name", "pages", "images", "start", "end", "hour", "gaps", "days")
+    elsewhere: ClassVar[tuple[str, ...]] = ("name", "pages", "images", "start", "end", "hour", "gaps", "days")
 
     name: str = setting(
         "outlooks", "Name", "Name of the dataset: lower case letters, digits and hyphens.", min_length=1

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from models.climate.datasets.precipitation import layout, prepare
 from models.climate.datasets.precipitation.area import Area, area_of
@@ -28,7 +28,7 @@ class PrecipitationConfig(Recipe):
     """Satellite observations and daily rain on one grid, to forecast four weeks of rain from eight days."""
 
     dataset = "precipitation"
-    elsewhere = ("name", "start", "end", "days", *PRODUCTS)
+    elsewhere: ClassVar[tuple[str, ...]] = ("name", "start", "end", "days", *PRODUCTS)
 
     name: str = setting("precipitation", "Name", "Lower case letters, digits and hyphens.", min_length=1)
     gridsat: str = setting(

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class StormsConfig(Recipe):
     """Hurricane tracks and intensities from HURDAT2; the days are those on which a storm begins."""
 
     dataset = "storms"
-    elsewhere = ("name", "atlantic", "pacific", "first_year", "years")
+    elsewhere: ClassVar[tuple[str, ...]] = ("name", "atlantic", "pacific", "first_year", "years")
 
     name: str = setting("storms", "Name", "Name of the dataset: lower case letters, digits and hyphens.", min_length=1)
     atlantic: str = setting("", "Atlantic file", "Path, glob or URL of the Atlantic HURDAT2 text, of any edition.")
