@@ -397,8 +397,8 @@ def _page(levels: int, found: Mapping[str, Any]) -> list[str]:
         *markdown(("degree l", "on the grid", "spectral means", "conservative means", "their integral"), waves),
         "",
         "Conservative remapping takes the value at a point for the mean of its cell, and keeps the sum of values times "
-        "areas. That sum differs from the wave's own integral by the last column; no remap that keeps it is closer. "
-        "Spectral means keep the integral of the quadrature on the fine grid instead.",
+        "areas, which differs from the wave's own integral by the last column. Single cells differ by more, where "
+        "their edges cut cells of the fine grid. Spectral means integrate the field that the fine grid resolves.",
         "",
         "## Area integrals of conservative means",
         "",

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import threading
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,9 @@ _COMPRESSOR: Literal["lz4"] = "lz4"
 _LEVEL = 5
 _WRITERS = 4
 """Threads that write the files of a part: so many that compression never waits for the disk."""
+
+_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Held while a file is compressed."""
 
 ROWS_AT_ONCE = 1 << 22
 """Bytes, at most, of one variable that are held while pieces are laid end to end, but for one shard."""
@@ -412,6 +416,21 @@ def _write_shard(
     Source:
         Zarr storage specification, version 3; sharding codec 1.0 with its index at the end.
     """
+    with _CORES:  # others write and wait meanwhile
+        pieces = _shard(values, chunks, shards, fill, number, sharded=sharded)
+    return _hashed(file, pieces)
+
+
+def _shard(
+    values: np.ndarray[Any, Any],
+    chunks: tuple[int, ...],
+    shards: tuple[int, ...],
+    fill: Any,
+    number: tuple[int, ...],
+    *,
+    sharded: bool,
+) -> list[bytes]:
+    """The bytes of one file: compressed chunks with their checksums and, of a shard, the index of them."""
     begin = [n * shard for n, shard in zip(number, shards, strict=True)]
     pieces: list[bytes] = []
     index = np.empty((*(shard // chunk for shard, chunk in zip(shards, chunks, strict=True)), 2), "<u8")
@@ -428,7 +447,7 @@ def _write_shard(
     if sharded:
         table = index.tobytes()
         pieces += [table, _crc(table)]
-    return _hashed(file, pieces)
+    return pieces
 
 
 def _encoded(values: np.ndarray[Any, Any], corner: Sequence[int], chunks: tuple[int, ...], fill: Any) -> bytes:

@@ -8,8 +8,8 @@ The area that a cell of one such grid shares with a cell of another is a product
 each with some ten entries a row where the matrix of all pairs of cells has a million.
 
 - `Conservative` takes a value as the mean of its cell, as first-order conservative regridding does: the area integral
-  is kept to rounding, maxima stay maxima, and missing values can be left out. What it takes for the mean of a cell is
-  the value at its centre, an error of the second order in the step: 1e-4 of a wave of degree 40 on 0.3 degrees.
+  is kept to rounding, maxima stay maxima, and missing values can be left out. Where a target edge cuts a source cell,
+  its two parts get the same value: single means of a wave of degree 22 on 0.25 degrees are 1e-3 off.
 - `SpectralMeans` takes values as samples of the smooth field that the grid resolves and integrates that exactly over
   every target cell, through the Fourier series around circles of latitude and along whole meridians. The integral that
   it keeps is the one of the quadrature on the source grid. It overshoots where the field has jumps.
@@ -223,15 +223,19 @@ class SpectralMeans:
         even, odd = self._meridians[::-1] if wind else self._meridians
         columns = self.target.shape[1]
         size = self.source.shape[1] // 2 + 1
-        # Wavenumbers that differ by the number of target columns look alike there; they keep their parity.
-        waves = np.zeros((self.source.shape[0], -(-size // columns) * columns), np.complex128)
+        folded = np.empty((self.source.shape[0], columns), np.complex128)
         means = np.empty(self.target.shape, np.complex128)
         for at in np.ndindex(given.shape[:-2]):
-            line = scipy.fft.rfft(given[at].astype(np.float64, copy=False), axis=-1)
-            np.multiply(line, self._attenuation, out=waves[:, :size])
-            folded = waves.reshape(len(waves), -1, columns).sum(axis=1)
-            means[:, 0::2] = even @ folded[:, 0::2]
-            means[:, 1::2] = odd @ folded[:, 1::2]
+            waves = scipy.fft.rfft(given[at].astype(np.float64, copy=False), axis=-1)
+            waves *= self._attenuation
+            # Wavenumbers that differ by the number of target columns look alike there; they keep their parity.
+            folded[:] = 0
+            for start in range(0, size, columns):
+                folded[:, : min(columns, size - start)] += waves[:, start : start + columns]
+            for parity, onto in enumerate((even, odd)):
+                # Real and imaginary parts side by side: a product of real matrices.
+                halves = onto @ np.ascontiguousarray(folded[:, parity::2]).view(np.float64)
+                means[:, parity::2] = halves.view(np.complex128)
             result[at] = scipy.fft.ifft(means, axis=-1, norm="forward").real
         return result
 
