@@ -38,7 +38,7 @@ MEMORY = 120.0
 STRUCTURES = 5
 """Random vertical structures."""
 
-EDDY_WIND = 11.0
+EDDY_WIND = 8.0
 """Root mean square of each component of the random wind at the surface, m/s, all structures together."""
 
 LIFT = 0.08

@@ -51,13 +51,13 @@ Singles = NDArray[np.float32]
 _INTERMITTENT, _PHASE = 10, 11
 """What chance is asked for, beside what the atmosphere asks."""
 
-SPEEDS = (13.2, 22.9)
-"""Phase speeds over the flow at a jet, m/s: quartiles of N(0, 15 m/s) beyond 10 m/s; slower waves do not leave."""
+SPEEDS = (17.7, 26.3)
+"""Phase speeds over the flow at a jet, m/s: quartiles of N(0, 15 m/s) beyond 15 m/s; slower waves do not get far."""
 
 HEADINGS = (135.0, 225.0)
 """Directions in which jets send the waves of each speed, degrees from east: upstream of a jet from the west."""
 
-HILL_DEGREE = 95
+HILL_DEGREE = 120
 JET_DEGREES = (105, 80)
 """Horizontal wavenumbers of packets, as degrees: of hills, and of jets for each of the speeds."""
 
@@ -67,7 +67,7 @@ HILL_LEVEL, JET_LEVEL = SURFACE, 50_000.0
 HILL_FLUX, JET_FLUX = 4e-3, 4e-3
 """Largest fluxes at the source, Pa."""
 
-SHEAR = 1.6e-3
+SHEAR = 1.2e-3
 """1/s: shear beneath a jet from which on it sends out waves."""
 
 ERA5 = {

@@ -28,8 +28,8 @@ from models.climate.datasets.fluxes.calendar import MONTHS
 from models.climate.datasets.fluxes.columns import potential_temperature
 from models.climate.datasets.fluxes.fields import Library
 from models.climate.geometry import gaussian_grid
-from models.climate.moments import merge, moments
 from models.common.errors import InputError
+from models.common.moments import merge, moments
 from models.common.parts import Layout, Variable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.climate.moments import Moments, merge, moments
 from models.common.errors import InputError
+from models.common.moments import Moments, merge, moments
 
 
 def two_passes(values: list[float]) -> tuple[float, float]:
