@@ -25,7 +25,7 @@ def run(dataset: str, config: DatasetConfig | None = None, **changes: Any) -> An
     """Run the flow of a dataset; changes are to the recipe of its smallest world."""
     chosen = config or preset(dataset, "tiny")
     recipe = dataclasses.replace(chosen.recipe, **changes)  # type: ignore[type-var]
-    chosen = dataclasses.replace(chosen, data=recipe)  # type: ignore[call-arg]
+    chosen = dataclasses.replace(chosen, data=recipe)
     return getattr(datasets, f"prepare_{dataset}")(chosen, return_state=True)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 from models.climate.datasets import judge as judging
 from models.climate.datasets.analogs import config as analogs
@@ -24,8 +24,9 @@ PRESETS = ("tiny", "small", "paper")
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
-    """What all six have beside their recipe."""
+    """What all six have beside their recipe, which stands first in their forms."""
 
+    data: Any = setting(None, "Recipe", "What makes the parts; each dataset has its own.")
     preparation: PreparationConfig = setting(PreparationConfig, "Preparation", "How the parts are made.")
     judgement: JudgementConfig = setting(JudgementConfig, "Judgement", "How the dataset is judged.")
     gate: GateConfig = setting(GateConfig, "Gate", "When the dataset goes live.")
@@ -36,7 +37,7 @@ class DatasetConfig:
     @property
     def recipe(self) -> Partitioned:
         """What makes the parts."""
-        return cast("Partitioned", self.data)  # type: ignore[attr-defined]
+        return cast("Partitioned", self.data)
 
     def parameters(self) -> Mapping[str, str | int | float]:
         """What a person compares runs by: every setting of the recipe that is a word or a number."""
@@ -64,10 +65,6 @@ class FluxesFlowConfig(DatasetConfig):
     """Gravity-wave momentum fluxes of WINDSET and the fields that they are learned from."""
 
     data: fluxes.FluxesConfig = setting(fluxes.FluxesConfig, "Recipe", "Winds in, momentum fluxes out.")
-    # the reference sums spherical harmonics one by one: seconds for a level on one degree, minutes on a quarter of one
-    judgement: JudgementConfig = setting(
-        lambda: JudgementConfig(parts=1), "Judgement", "How the dataset is judged; a part takes its reference a while."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,7 @@ def preset(dataset: str, size: str) -> DatasetConfig:
     recipe = getattr(import_module(f"models.climate.datasets.{dataset}.config"), size)()
     if size != "tiny":  # presets are live side by side
         recipe = replace(recipe, name=f"{dataset}-{size}")
-    return FLOWS[dataset](data=recipe)  # type: ignore[call-arg]
+    return FLOWS[dataset](data=recipe)
 
 
 def tiny_fluxes() -> FluxesFlowConfig:

@@ -25,7 +25,7 @@ class JudgementConfig:
     """How much of a dataset is made again to judge it."""
 
     parts: int = setting(
-        4, "Parts made again", "How many parts are made again from raw input by the slow reference, 1 to 10000.",
+        2, "Parts made again", "How many parts are made again from raw input by the slow reference, 1 to 10000.",
         ge=1, le=10_000,
     )  # fmt: skip
     values: float = setting(
