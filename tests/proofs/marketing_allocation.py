@@ -351,7 +351,8 @@ def _large(members: int, _: Mapping[str, Found]) -> Found:
 def report_conflicts(found: Mapping[str, Found]) -> Report:
     """Agreement with HiGHS, proofs, and sizes."""
     small = [piece for piece in found.values() if "agree" in piece]
-    total = {key: sum(piece[key] for piece in small) for key in small[0]} if small else {}
+    counted = ("impossible", "agree", "proved", "minimal", "smaller", "equal", "larger")
+    total = {key: sum(piece[key] for piece in small) for key in counted}
     missed, lines = [], []
     if small:
         count, against = CONFLICT_PIECE * len(small), total["impossible"]
