@@ -44,8 +44,9 @@ from sqlalchemy.exc import ArgumentError
 from infra import access, manifest, stack, terminal
 from infra.manifest import FileEntry, Manifest, digest_of
 from infra.settings import Settings, settings
-from infra.store import Current, IntegrityError, Store, StoreError, sync_folder, write_durably
+from infra.store import Current, IntegrityError, Store, StoreError, write_durably
 from infra.terminal import failed, say
+from infra.trees import sync
 
 FORMAT = 1
 """Version of the layout of a backup; a newer one is refused."""
@@ -166,11 +167,11 @@ class Contents:
             final = self.path(sha256)
             if not final.parent.is_dir():
                 final.parent.mkdir()
-                sync_folder(self.folder)
+                sync(self.folder)
             partial.replace(final)
         finally:
             partial.unlink(missing_ok=True)  # nothing half-written stays on a disk that is full
-        sync_folder(final.parent)
+        sync(final.parent)
         self.added += length
         return sha256, length
 
@@ -498,7 +499,7 @@ def _forget(target: Path, contents: Contents, keep: int) -> None:
         ) from error
     for name in names[:-keep]:
         (target / f"{name}.json").unlink()
-    sync_folder(target)
+    sync(target)
     contents.sweep(wanted)
 
 
@@ -673,7 +674,7 @@ def _restore(source: Path, record: Record, home: Path, place: str, say: Say) -> 
     for part in PARTS:
         if (staging / part).is_dir():
             (staging / part).rename(home / part)
-    sync_folder(home)
+    sync(home)
     shutil.rmtree(staging)
     _certify(Store(place, touch=False), record)
     return record
@@ -695,7 +696,7 @@ def _stage(source: Path, record: Record, staging: Path, mark: str) -> None:
             file.chmod(0o600)
     _refuse_unknown_schema(staging, record)
     for folder, _, _ in os.walk(staging):
-        sync_folder(Path(folder))
+        sync(Path(folder))
     write_durably(staging / _READY, mark.encode())
 
 
@@ -870,7 +871,7 @@ def _write_record(file: Path, record: Record) -> None:
     partial = file.with_suffix(".partial")
     write_durably(partial, json.dumps({"sha256": digest_of(content), "content": content}, indent=1).encode())
     partial.replace(file)
-    sync_folder(file.parent)
+    sync(file.parent)
 
 
 def _free_name(target: Path) -> str:

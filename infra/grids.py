@@ -10,7 +10,6 @@ by writing new metadata. Groups whose pieces have as many rows as they happen to
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 import shutil
@@ -537,8 +536,3 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification")
         yield
-
-
-def table_of(receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
-    """Parts for a person, as JSON."""
-    return [json.loads(one.model_dump_json(include={"name", "key", "rows"})) for one in receipts]

@@ -51,7 +51,7 @@ from infra.manifest import FORMAT, FileEntry, Manifest, canonical
 from infra.migrations import FormatError, upgraded
 from infra.refs import Ref
 from infra.settings import settings
-from infra.trees import Tree, plant
+from infra.trees import Tree, plant, sync
 
 RefT = TypeVar("RefT", bound=Ref)
 T = TypeVar("T")
@@ -237,12 +237,12 @@ class Store:
                 self._use(manifest.kind, manifest.name, manifest.digest[:12])
                 return  # another writer of equal content was faster, and it may be live by now
             write_durably(staging / "manifest.json", _manifest_bytes(_healed(manifest, there)))
-            sync_folder(staging)
+            sync(staging)
             if final.exists():  # a damaged version of equal content gives way to the whole one
                 with self._staging() as aside:
                     final.rename(aside / "replaced")
             staging.rename(final)
-            sync_folder(final.parent)
+            sync(final.parent)
 
     # ------------------------------------------------------------------------------------------------- read
 
@@ -647,7 +647,7 @@ class Store:
                     raise
             if self._local:
                 Path(full).rename(aside / "removed")
-                sync_folder(Path(full).parent)
+                sync(Path(full).parent)
             else:
                 if self.needed(kind, name, version):  # without a lock, somebody may have returned to it meanwhile
                     mark, notes = self._mark(path), self.removed(kind, name)
@@ -896,7 +896,7 @@ class Store:
             write_durably(staging / "file", data)
             target = Path(self._path) / path
             (staging / "file").replace(target)
-            sync_folder(target.parent)
+            sync(target.parent)
 
     def _parse_manifest(self, target: str, data: bytes) -> Manifest:
         path = f"{target}/manifest.json"
@@ -952,7 +952,7 @@ class Store:
         total, length = hashlib.sha256(), 0
         try:
             with self._fs.open(f"{self._path}/{path}", "rb") as stream:
-                while block := stream.read(1 << 22):
+                while block := stream.read(_BLOCK):
                     total.update(block)
                     length += len(block)
         except OSError as error:
@@ -1094,15 +1094,6 @@ def write_durably(path: Path, data: bytes) -> None:
 def _sync(handle: BinaryIO) -> None:
     handle.flush()
     os.fsync(handle.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the disk has the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_tree(entry: FileEntry) -> bool:
