@@ -34,6 +34,12 @@ Ask = Callable[[Singles], Singles]
 SERVED = 1e-4
 """How far, in deviations of a flux, an answer may be from that to the same hour in another batch."""
 
+WRITTEN_OUT = 1e-3
+"""How far, in deviations of a flux, an answer in single precision may be from the network written out in float64."""
+
+HALF = 5e-2
+"""The same in the root mean square, of answers in half precision; and how far they may be in another batch."""
+
 ROLLED = 1e-5
 """How far, in deviations of a flux, the answer to a rolled hour may be from the rolled answer."""
 
@@ -93,6 +99,8 @@ class Candidate:
         served: of the network that was asked, by name.
         ask: its answers.
         ask_column: those of the column beside it.
+        written_out: fluxes (O, I, J) in Pa of features (F, I, J), from the weights in float64; see `reference`.
+        single: whether answers are in single precision; else in half.
         feature_mean, feature_deviation: (F) its statistics.
         flux_mean, flux_deviation: (O) its statistics, Pa.
         multiple: by how many columns features may be rolled.
@@ -104,6 +112,8 @@ class Candidate:
     served: "Mapping[str, torch.Tensor]"
     ask: Ask
     ask_column: Ask
+    written_out: Callable[[Singles], Floats]
+    single: bool
     feature_mean: Floats
     feature_deviation: Floats
     flux_mean: Floats
@@ -370,6 +380,7 @@ def certify(
         _as_trained(candidate),
         *_leakage(parts, witness),
         *_again(stored, witness, candidate),
+        _written_out(stored, witness, candidate),
         _statistics(stored, parts, candidate, statistics_hours),
         _reported(witness, metrics),
         *_rolled(stored, witness, candidate),
@@ -496,13 +507,32 @@ def _again(stored: Stored, witness: Witness, candidate: Candidate) -> list[Claim
                 name=f"{name}_answer_difference",
                 kind="exact",
                 value=distance,
-                limit=SERVED,
+                limit=SERVED if candidate.single else HALF,
                 detail=f"Largest distance, in deviations of a flux, of what the {name} said from its answer to the "
                 "same hours, whose features are put together again from the store.",
             )
             for name, distance in worst.items()
         ),
     ]
+
+
+def _written_out(stored: Stored, witness: Witness, candidate: Candidate) -> Claim:
+    """An hour's answer against the network written out."""
+    away, hour = np.full(1, math.inf), "no hour"
+    if witness.kept:
+        second = min(witness.kept)
+        hour = str(np.datetime64(second, "m"))
+        own = candidate.written_out(stored.features(np.datetime64(second, "s")))
+        away = (witness.kept[second][1] - own) / candidate.flux_deviation[:, None, None]
+    value = np.abs(away).max() if candidate.single else np.sqrt(np.square(away).mean())
+    return Claim(
+        name="written_out_difference",
+        kind="exact",
+        value=float(value) if np.isfinite(value) else math.inf,
+        limit=WRITTEN_OUT if candidate.single else HALF,
+        detail=f"{'Largest' if candidate.single else 'Root mean square'} distance, in deviations of a flux, of the "
+        f"answers to {hour} from the network written out in float64, straight from the product's weights.",
+    )
 
 
 def _statistics(stored: Stored, parts: Parts, candidate: Candidate, most: int) -> Claim:

@@ -20,6 +20,9 @@ MILLI = 1e3
 MARKED = 16
 """Up to how many levels points are marked on a line."""
 
+STRONG = 2
+"""From how many root mean squares on a flux is called strong."""
+
 STEPS = 400
 """Points of a regional series at most; of more hours, means of neighbours are drawn."""
 
@@ -111,7 +114,7 @@ def histogram(view: View) -> Figure:
     turn = -1 if found[: len(found) // 2].sum() > found[len(found) // 2 + 1 :].sum() else 1
     for name, one, side in _three(view):
         share = getattr(one.histogram, side)[view.level] / one.hours
-        tail[name] = float(share[1:-1][np.abs(middles) >= 3].sum() + share[0] + share[-1])
+        tail[name] = float(share[1:-1][np.abs(middles) >= STRONG].sum() + share[0] + share[-1])
         density = share[1:-1] / widths
         kept = shown & (density > 1e-6)
         lines.append(
@@ -132,9 +135,9 @@ def histogram(view: View) -> Figure:
         y_label="share of area (per mPa)",
         series=tuple(line for line in lines if line.x),
         caption=_lines(
-            f"{view.network.hours} hours of test, weighted by area; strong: over three root mean squares of training, "
-            f"{3 * scale * MILLI:.2g} mPa. Hellinger distance from the truth: {view.name} {distance[view.name]:.3f}, "
-            f"column {distance['column']:.3f}."
+            f"{view.network.hours} hours of test, weighted by area; strong: over {STRONG} root mean squares of "
+            f"training, {STRONG * scale * MILLI:.2g} mPa. Hellinger distance from the truth: {view.name} "
+            f"{distance[view.name]:.3f}, column {distance['column']:.3f}."
         ),
         log_y=True,
     )
@@ -150,6 +153,8 @@ def spectrum(view: View) -> Figure:
     short = len(power["truth"]) // 2
     kept = {name: float(one[short:].sum() / max(power["truth"][short:].sum(), 1e-300)) for name, one in power.items()}
     waves = np.arange(1, len(power["truth"]))
+    # a network that is blind to a wave would leave no room for the others
+    floor = max(float(power["truth"][1:].min()) * 1e-3, 1e-30)
     return Figure(
         name="spectrum",
         title=f"Of short waves the {view.name} has {_share(kept[view.name])} of the true power, the column "
@@ -157,7 +162,7 @@ def spectrum(view: View) -> Figure:
         x_label=f"zonal wavenumber of the eastward flux at {view.where}",
         y_label="power (mPa²)",
         series=tuple(
-            Series(label=name, x=tuple(waves.tolist()), y=tuple(np.maximum(one[1:], 1e-30).tolist()), style="curve")
+            Series(label=name, x=tuple(waves.tolist()), y=tuple(np.maximum(one[1:], floor).tolist()), style="curve")
             for name, one in power.items()
         ),
         caption=_lines(

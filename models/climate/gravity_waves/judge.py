@@ -24,6 +24,7 @@ from models.climate.gravity_waves.metrics import (
     ratio_interval,
 )  # fmt: skip
 from models.climate.gravity_waves.networks import FluxNetwork
+from models.climate.gravity_waves.reference import Reference, Shape
 from models.climate.gravity_waves.splits import PARTS, SplitConfig
 from models.common.certificate import Certificate
 from models.common.configuration import check, setting
@@ -213,6 +214,8 @@ def judge(
         served=network.state_dict(),
         ask=answers(network),
         ask_column=answers(column),
+        written_out=Reference(product["weights"], shape_of(network)),
+        single=network.config.precision == "float32",
         **{name: getattr(network, name).double().cpu().numpy() for name in _STATISTICS},
         multiple=network.config.multiple,
         rolls=network.config.padding != "zeros" or network.config.kind == "column",
@@ -231,6 +234,17 @@ def judge(
         limits=settings.limits,
     )
     return _judgement(network, fields, rows, blocks, seen, metrics, certificate, settings)
+
+
+def shape_of(network: FluxNetwork) -> Shape:
+    """What the reference must be told of a network beside its weights."""
+    config = network.config
+    return Shape(
+        kind=config.kind,
+        padding=config.padding,
+        told=tuple(config.channels(network.levels)),
+        levels=network.levels,
+    )
 
 
 _STATISTICS = ("feature_mean", "feature_deviation", "flux_mean", "flux_deviation")
@@ -359,7 +373,7 @@ class _Seen:
 def _named(end: str, scores: Scores, measure: Yardstick, levels: int) -> dict[str, float]:
     """Metrics that network and column both have; the column's end in `_column`."""
     agreement = scores.agreement
-    regions = dict(zip((one.name for one in REGIONS), np.nanmean(scores.regions.correlation, 0), strict=True))
+    regions = {one.name: _known_mean(r_O) for one, r_O in zip(REGIONS, scores.regions.correlation.T, strict=True)}
     return {
         f"mse{end}": float(agreement.mse.mean()),
         f"mse_published{end}": float(agreement.published.mean()),
@@ -372,9 +386,15 @@ def _named(end: str, scores: Scores, measure: Yardstick, levels: int) -> dict[st
         f"change_correlation{end}": scores.change.correlation(measure.area),
         f"column_drag_correlation{end}": scores.drag.pooled_correlation,
         f"column_drag_bias_mpa{end}": float(scores.drag.bias[0] * 1e3),
-        f"acceleration_correlation{end}": float(np.nanmean(scores.speedup.correlation)),
-        **{f"correlation_{name}{end}": float(value) for name, value in regions.items()},
+        f"acceleration_correlation{end}": _known_mean(scores.speedup.correlation),
+        **{f"correlation_{name}{end}": value for name, value in regions.items()},
     }
+
+
+def _known_mean(values: Floats) -> float:
+    """Mean of what is a number; NaN where nothing is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _over(ours: Agreement, theirs: Agreement) -> float:

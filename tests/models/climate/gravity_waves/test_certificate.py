@@ -2,18 +2,15 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 
 from models.climate.geometry import gaussian_grid
 from models.climate.gravity_waves.certificate import (
     Candidate,
-    Limits,
     Parts,
     Stored,
     Witness,
@@ -22,146 +19,7 @@ from models.climate.gravity_waves.certificate import (
     upper_end,
 )
 from models.climate.gravity_waves.metrics import blocks_of, ratio_interval
-from models.common.certificate import Certificate
-
-DIMS = ("time", "level", "lat", "lon")
-LEVELS, ROWS, COLUMNS = 3, 8, 16
-GRID = gaussian_grid(ROWS, COLUMNS)
-STRENGTH = np.array([0.2, 0.6, 1.0]) * 1e-3
-"""Of the flux by level, Pa for a wind of 1 m/s."""
-
-LIMITS = Limits(column=0.99, mean=0.98, sign=0.6, magnitude=3.0, slope=1.35, change=0.1, drag=0.1)
-
-
-def hours(month: str, count: int) -> np.ndarray:
-    return np.datetime64(f"{month}-01T00", "s") + np.arange(count) * np.timedelta64(37, "h")
-
-
-def expected(features: np.ndarray, *, around: bool) -> np.ndarray:
-    """The flux that follows from the wind, over hills twice: of a cell and its neighbours, or what the cell knows."""
-    hill, u, v = features[:, 2], features[:, 3 : 3 + LEVELS], features[:, 3 + LEVELS : 3 + 2 * LEVELS]
-    wind = np.concatenate([u, v], 1).astype(np.float64)
-    mean = (wind + np.roll(wind, 1, -1) + np.roll(wind, -1, -1)) / 3 if around else wind / 3
-    return np.asarray(np.tile(STRENGTH, 2)[:, None, None] * (mean * 1.7 + (hill / 500)[:, None]))
-
-
-@dataclass(repr=False)
-class World:
-    """Hours of fluxes, a network that knows what can be known, a column that knows its own cell; to be corrupted."""
-
-    seed: int = 0
-    times: dict[str, np.ndarray] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.times = {
-            "training": np.concatenate([hours("2010-01", 12), hours("2010-02", 10)]),
-            "validation": hours("2010-04", 3),
-            "test": np.concatenate([hours(f"2011-{month:02}", 8) for month in (3, 4, 5, 7, 8)]),
-        }
-        self.time = np.sort(np.concatenate(list(self.times.values())))
-        random = np.random.default_rng(self.seed)
-        shape = (len(self.time), LEVELS, *GRID.shape)
-        values = {name: random.standard_normal(shape).astype(np.float32) for name in ("u", "v", "w", "t")}
-        values["t"] += 250
-        zs = np.abs(random.standard_normal(GRID.shape) * 400).astype(np.float32)
-        level = np.array([10.0, 100.0, 1000.0])
-        self.dataset = xr.Dataset(
-            {name: (("time", "level", "lat", "lon"), one) for name, one in values.items()}
-            | {"zs": (("lat", "lon"), zs)},
-            {
-                "time": (
-                    "time",
-                    self.time.astype("datetime64[m]").astype(np.int64),
-                    {"units": "minutes since 1970-01-01"},
-                ),
-                "level": ("level", level, {"units": "hPa"}),
-                "lat": GRID.latitudes,
-                "lon": GRID.longitudes,
-            },
-        )
-        stored = Stored(self.dataset.assign(dict.fromkeys(("uw", "vw"), self.dataset["u"])), LEVELS)
-        features = np.stack([stored.features(one) for one in self.time])
-        fluxes = expected(features, around=True)
-        fluxes += 0.8e-3 * np.tile(STRENGTH / STRENGTH.max(), 2)[:, None, None] * random.standard_normal(fluxes.shape)
-        halves = {"uw": fluxes[:, :LEVELS], "vw": fluxes[:, LEVELS:]}
-        self.dataset = self.dataset.assign({name: (DIMS, one.astype(np.float32)) for name, one in halves.items()})
-        self.read = dict(zip(self.time.tolist(), features, strict=True))
-        self.true = {one: self.stored.fluxes(np.datetime64(one, "s")) for one in self.read}
-        learned = np.isin(self.time, self.times["training"])
-        known = {
-            "feature": features[learned],
-            "flux": np.stack([self.stored.fluxes(one) for one in self.time[learned]]),
-        }
-        self.statistics = {
-            f"{name}_{what}": how(one.astype(np.float64), axis=(0, 2, 3))
-            for name, one in known.items()
-            for what, how in (("mean", np.mean), ("deviation", np.std))
-        }
-        self.statistics["feature_mean"][:2] = 0
-        self.statistics["feature_deviation"][:2] = (90, 360)
-        self.weights = {"body.weight": torch.arange(6.0), "flux_mean": torch.zeros(2 * LEVELS)}
-
-    def features(self, time: np.ndarray) -> np.ndarray:
-        return np.stack([self.read[one] for one in time.tolist()])
-
-    def fluxes(self, time: np.ndarray) -> np.ndarray:
-        return np.stack([self.true[one] for one in time.tolist()])
-
-    @property
-    def stored(self) -> Stored:
-        return Stored(self.dataset, LEVELS)
-
-    def ask(self, features: np.ndarray) -> np.ndarray:
-        return expected(features, around=True).astype(np.float32)
-
-    def ask_column(self, features: np.ndarray) -> np.ndarray:
-        return expected(features, around=False).astype(np.float32)
-
-    def certify(
-        self,
-        *,
-        ask: Callable[[np.ndarray], np.ndarray] | None = None,
-        told: Callable[[np.ndarray], np.ndarray] | None = None,
-        beside: Callable[[np.ndarray], np.ndarray] | None = None,
-        truth: Callable[[np.ndarray], np.ndarray] = lambda one: one,
-        judged: np.ndarray | None = None,
-        parts: dict[str, np.ndarray] | None = None,
-        reported: dict[str, float] | None = None,
-        statistics_hours: int = 1000,
-        **candidate: Any,
-    ) -> Certificate:
-        """Judge as the judge does: `ask` is the network, `told` makes something else of all its answers."""
-        ask = ask or self.ask
-        judged = self.times["test"] if judged is None else judged
-        seen = {name: candidate.get(name, self.statistics[name]) for name in ("flux_mean", "flux_deviation")}
-        witness = Witness(
-            latitude=GRID.latitudes,
-            mean=seen["flux_mean"],
-            deviation=seen["flux_deviation"],
-            keep=list(judged[4:20:7]),
-        )
-        features = self.features(judged)
-        answers, column = ask(features), (beside or self.ask_column)(features)
-        answers = answers if told is None else told(answers)
-        true = truth(self.fluxes(judged))
-        for start in range(0, len(judged), 7):
-            batch = slice(start, start + 7)
-            witness.see(judged[batch], true[batch], answers[batch], column[batch])
-        given: dict[str, Any] = {
-            "weights": self.weights, "served": dict(self.weights), "ask": ask, "ask_column": self.ask_column,
-            "multiple": 4, "rolls": True, "column_share": 1.0, **self.statistics,
-        }  # fmt: skip
-        return certify(
-            stored=self.stored,
-            parts=Parts(**(self.times | (parts or {}))),
-            witness=witness,
-            candidate=Candidate(**(given | candidate)),
-            blocks=blocks_of(judged)[0],
-            confidence=0.95,
-            metrics=witness.metrics() | (reported or {}),
-            statistics_hours=statistics_hours,
-            limits=LIMITS,
-        )
+from tests.models.climate.gravity_waves.worlds import GRID, LEVELS, LIMITS, STRENGTH, World
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +32,7 @@ def test_a_sound_network_is_certified(world: World) -> None:
     assert certificate.failures() == ()
     assert certificate.holds
     assert certificate.kinds == "exact + statistical"
-    assert len(certificate.claims) == 19
+    assert len(certificate.claims) == 20
     found = {claim.name: claim.value for claim in certificate.claims}
     assert found["mse_over_column"] < 0.9 and found["slope_factor"] < 1.05
 
@@ -293,6 +151,9 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     "a column that says nothing when judged": (
         lambda world: {"beside": lambda features: 0 * world.ask_column(features)}, "column_answer_difference",
     ),
+    "a network that still drops numbers": (
+        network(lambda flux: flux * (1 + 0.02 * np.sign(np.sin(1e7 * flux)))), "written_out_difference",
+    ),
     "a seam at Greenwich": (lambda world: {"ask": zeros_beyond}, "roll_difference"),
     "a better correlation reported": (lambda world: {"reported": {"correlation": 0.95}}, "reported_difference"),
     "an error not reported": (lambda world: {"reported": {"mse": math.nan}}, "reported_difference"),
@@ -352,6 +213,16 @@ def test_the_upper_end_is_that_of_the_interval_that_is_reported() -> None:
     assert upper_end(above, below, np.zeros(40), 0.9) == math.inf
 
 
+def test_answers_in_half_precision_are_held_to_what_it_can_hold(world: World) -> None:
+    def half(features: np.ndarray) -> np.ndarray:
+        return torch.from_numpy(world.ask(features)).bfloat16().float().numpy()
+
+    assert world.certify(ask=half, single=False).failures() == ()
+    assert {claim.name for claim in world.certify(ask=half).failures()} == {"written_out_difference"}
+    wrong = world.certify(ask=lambda features: 1.1 * half(features), single=False)
+    assert "written_out_difference" in {claim.name for claim in wrong.failures()}
+
+
 def test_a_witness_without_kept_hours_vouches_for_nothing(world: World) -> None:
     witness = Witness(
         latitude=GRID.latitudes,
@@ -370,8 +241,8 @@ def test_a_witness_without_kept_hours_vouches_for_nothing(world: World) -> None:
     certificate = certify(
         stored=world.stored, parts=Parts(**world.times), witness=witness,
         candidate=Candidate(
-            weights=world.weights, served=world.weights, ask=world.ask, ask_column=world.ask_column, multiple=1,
-            rolls=True, column_share=1.0, **world.statistics,
+            weights=world.weights, served=world.weights, ask=world.ask, ask_column=world.ask_column,
+            written_out=world.written_out, single=True, multiple=1, rolls=True, column_share=1.0, **world.statistics,
         ),
         blocks=blocks_of(judged_hours)[0], confidence=0.95, metrics=witness.metrics(), statistics_hours=100,
         limits=LIMITS,

@@ -266,6 +266,47 @@ def test_waves_that_break_push_the_air_their_own_way() -> None:
     assert metrics.column_drag(flux)[0, :, 0, 0] == pytest.approx([0.0005, 0.0])
 
 
+def yardstick() -> metrics.Yardstick:
+    return metrics.Yardstick(
+        grid=GRID, pressure=np.array([100.0, 3000.0, 100_000.0]), mean=np.full(CHANNELS, 0.1), deviation=SCALE
+    )
+
+
+def test_all_scores_of_pieces_add_to_those_of_the_whole() -> None:
+    truth, prediction = hours(6)
+    time = np.datetime64("2015-03-01T00", "m") + np.arange(6) * np.timedelta64(60, "m")
+    measure = yardstick()
+    whole = measure(time, truth, prediction)
+    later, earlier = measure(time[4:], truth[4:], prediction[4:]), measure(time[:4], truth[:4], prediction[:4])
+    both = later + earlier
+    assert both.hours == whole.hours == 6
+    np.testing.assert_allclose(both.agreement.mse, whole.agreement.mse, rtol=1e-12)
+    np.testing.assert_allclose(both.histogram.hellinger, whole.histogram.hellinger, rtol=1e-9)
+    np.testing.assert_allclose(both.regions.prediction, whole.regions.prediction, rtol=1e-12)
+    assert both.drag.pooled_correlation == pytest.approx(whole.drag.pooled_correlation, rel=1e-12)
+    assert both.change.correlation(measure.area) == pytest.approx(whole.change.correlation(measure.area), rel=1e-12)
+
+
+def test_errors_hour_by_hour_are_those_of_all_hours() -> None:
+    truth, prediction = hours(5)
+    measure = yardstick()
+    by_hour = measure.squared_errors(truth, prediction)
+    assert by_hour.mean() == pytest.approx(measure.errors(truth, prediction).mse.mean(), rel=1e-12)
+    plain = measure.squared_errors(truth, np.broadcast_to(measure.mean[:, None, None], truth.shape))
+    z = metrics.standardised(truth, measure.mean, measure.deviation)
+    np.testing.assert_allclose(plain, (z**2 * AREA).sum((2, 3)).mean(1), rtol=1e-12)
+    np.testing.assert_allclose(measure.scale, np.hypot(0.1, SCALE))
+
+
+def test_some_channels_have_the_errors_that_they_have_among_all() -> None:
+    truth, prediction = hours(4)
+    found = yardstick().errors(truth, prediction)
+    part = found.of(slice(LEVELS, None))
+    np.testing.assert_array_equal(part.mse, found.mse[LEVELS:])
+    assert part.hours == 4
+    assert part.pooled_r2 == pytest.approx(1 - part.mse.sum() / found.truth_variance[LEVELS:].sum(), rel=1e-12)
+
+
 def test_the_interval_of_a_ratio_covers_it_about_as_often_as_it_says() -> None:
     random, covered = np.random.default_rng(5), 0
     for _ in range(400):
