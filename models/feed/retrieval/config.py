@@ -32,7 +32,7 @@ from models.feed.retrieval.metrics import Seen, coverage, hit_rate, ndcg, rank_b
 from models.feed.retrieval.mixture import Hadamard, MixtureOfLogits, SimilarityConfig, compare_by
 from models.feed.retrieval.network import Catalogue, TowerConfig, TwoTower, encode_items, encode_users
 from models.feed.retrieval.searcher import IndexSearcher
-from models.feed.retrieval.table import TableConfig
+from models.feed.retrieval.table import TableConfig, VectorsConfig
 from models.feed.retrieval.writes import Writes, writes_of
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "TableConfig",
     "TowerConfig",
     "TrainingConfig",
+    "VectorsConfig",
     "feed",
     "glove_cities",
     "movielens",
@@ -214,8 +215,8 @@ class RetrievalConfig:
 
     @property
     def trains(self) -> bool:
-        """Whether vectors come from the towers; the cities bring their own."""
-        return self.data.source != "glove-cities"
+        """Whether vectors come from the towers; the cities and given vectors bring their own."""
+        return self.data.source not in ("glove-cities", "vectors")
 
     def parameters(self) -> Mapping[str, str | int | float]:
         """What a person compares runs by."""

@@ -7,7 +7,7 @@ A prepared data set is a payload with these parts.
     train, validation, test    `user`, `item`, `time` (seconds since 1970, UTC), by user and then by time
     about        JSON: source, protocol, counts, and what was left out
     true_users, true_items     generator only: rows whose `utility` is the true one, so the oracle is computable
-    vectors, queries           cities only: unit vectors of the indexed items and of the held-out queries
+    vectors, queries           cities and given vectors only: of the indexed items, and those that ask
 
 Protocol: leave one out. Each user's last interaction is the test, the one before it the validation, the rest is for
 training. Interactions with one time keep the order of their file; of repeated (user, item) pairs the first counts.
@@ -36,12 +36,14 @@ from models.feed.retrieval.table import (
     DATE,
     Rows,
     TableConfig,
+    VectorsConfig,
     file_name,
     find_items,
     join_rows,
     read_interactions,
     read_items,
     read_rows,
+    read_vectors,
 )
 from models.feed.tables import read_attribute, read_names, read_table
 
@@ -111,13 +113,16 @@ class DataConfig:
         min_length=1,
         max_length=63,
     )
-    source: Literal["generator", "movielens", "glove-cities", "table"] = setting(
-        "generator", "Source", "A generated world, MovieLens ratings, GloVe words with cities, or a table of your own."
+    source: Literal["generator", "movielens", "glove-cities", "table", "vectors"] = setting(
+        "generator",
+        "Source",
+        "A generated world, MovieLens ratings, GloVe words with cities, a table of your own, or your own vectors.",
     )
     generator: GeneratorConfig = setting(GeneratorConfig, "Generator", "The generated world, when it is the source.")
     movielens: MovieLensConfig = setting(MovieLensConfig, "MovieLens", "Its files, when it is the source.")
     cities: GloveCitiesConfig = setting(GloveCitiesConfig, "GloVe and cities", "Their files, when they are the source.")
     table: TableConfig = setting(TableConfig, "Own table", "Your files and columns, when they are the source.")
+    vectors: VectorsConfig = setting(VectorsConfig, "Own vectors", "Your file of vectors, when it is the source.")
 
     def __post_init__(self) -> None:
         check(self)
@@ -130,6 +135,10 @@ class DataConfig:
                 "DataConfig.table.interactions must name a file when the source is 'table', got ''; "
                 "give its path or URL."
             )
+        if self.source == "vectors" and not self.vectors.items:
+            raise ValueError(
+                "DataConfig.vectors.items must name a file when the source is 'vectors', got ''; give its path or URL."
+            )
 
     def sources(self) -> Mapping[str, str]:
         """Raw files of the chosen source: logical name to location; of a file for each day, those that all share."""
@@ -137,6 +146,8 @@ class DataConfig:
             return {"movies": self.movielens.movies, "ratings": self.movielens.ratings}
         if self.source == "glove-cities":
             return {"vectors": self.cities.vectors, "words": self.cities.words, "cities": self.cities.cities}
+        if self.source == "vectors":
+            return {"items": self.vectors.items}
         if self.source == "table":
             files = {"interactions": self.table.interactions, "items": self.table.items}
             return {name: location for name, location in files.items() if location and DATE not in location}
@@ -148,6 +159,8 @@ class DataConfig:
             return prepare_movielens(self.movielens, files["movies"], files["ratings"])
         if self.source == "glove-cities":
             return prepare_cities(self.cities, files["vectors"], files["words"], files["cities"])
+        if self.source == "vectors":
+            return prepare_vectors(self.vectors, files["items"])
         if self.source == "table":
             if DATE in self.table.interactions:
                 raise InputError(
@@ -487,6 +500,45 @@ def prepare_cities(config: GloveCitiesConfig, vectors: Path, words: Path, cities
             "items": len(kept),
             "queries": len(held),
             "attributes": {name: str(items.schema.field(name).type) for name in items.column_names[1:]},
+        },
+    }
+
+
+def prepare_vectors(config: VectorsConfig, items: Path) -> Payload:
+    """Items with vectors of their own; each asks by its own vector or by another that stands beside it.
+
+    Args:
+        config: names of the columns.
+        items: one row per item.
+
+    Returns:
+        The payload: items, vectors, queries, about.
+
+    Raises:
+        InputError: the file cannot be used.
+
+    Source:
+        Ours.
+    """
+    vectors = read_vectors(items, config.vector_column)
+    queries = read_vectors(items, config.query_column) if config.query_column else vectors
+    if queries.shape != vectors.shape:
+        raise InputError(
+            f"{items}: vectors of column {config.query_column!r} have {queries.shape[1]} numbers, those of "
+            f"{config.vector_column!r} {vectors.shape[1]}; an inner product needs as many."
+        )
+    without = (config.vector_column, config.query_column)
+    described = read_items(items, TableConfig(item_column=config.item_column), without)
+    return {
+        "items": _with_row(described),
+        "vectors": vectors,
+        "queries": queries,
+        "about": {
+            "source": "vectors",
+            "protocol": "The vectors are given, and nothing is trained; the items ask for one another.",
+            "items": len(vectors),
+            "queries": len(queries),
+            "attributes": {name: str(described.schema.field(name).type) for name in described.column_names[1:]},
         },
     }
 

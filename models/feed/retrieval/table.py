@@ -1,7 +1,7 @@
-"""A user's own interactions and items: what their columns are called, and how the two tables meet."""
+"""A user's own interactions and items: what their columns are called, how the two tables meet, and given vectors."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -91,6 +91,35 @@ class TableConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VectorsConfig:
+    """Where items with vectors of their own lie and what their columns are called; nothing is trained on them."""
+
+    items: str = setting(
+        "",
+        "Items file",
+        "Path or URL of a Parquet file with one row per item; columns beside those below are attributes.",
+    )
+    item_column: str = setting("item", "Item column", "Column that names the item.", min_length=1)
+    vector_column: str = setting(
+        "vector",
+        "Vector column",
+        "Column with the item's vector, a list of as many numbers in every row.",
+        min_length=1,
+    )
+    query_column: str = setting(
+        "",
+        "Query column",
+        "Column with the vector by which the item asks for others like it, as long as the others; empty: its own.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        named = (self.item_column, self.vector_column, self.query_column)
+        if len(set(named)) < len(named):
+            raise ValueError(f"VectorsConfig must name columns that differ, got {named}; name each column once.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Interactions:
     """Who met what, when, still under the names of the file.
 
@@ -118,12 +147,13 @@ class Rows:
     files: tuple[tuple[str, int], ...]
 
 
-def read_items(path: Path, config: TableConfig) -> pa.Table:
+def read_items(path: Path, config: TableConfig, without: Collection[str] = ()) -> pa.Table:
     """The items file: `item_id` and one column per attribute, one row per item in the order of the file.
 
     Args:
         path: the file.
         config: names of the columns.
+        without: columns that are no attributes.
 
     Returns:
         The table.
@@ -144,7 +174,7 @@ def read_items(path: Path, config: TableConfig) -> pa.Table:
     refuse_first(path, config.item_column, pa.array(repeated), names, "an item stands in one row only; merge its rows")
     columns = {"item_id": names}
     for name in table.column_names:
-        if name == config.item_column:
+        if name == config.item_column or name in without:
             continue
         if name in ("item", "item_id"):
             raise InputError(f"{path} has an attribute called {name!r}, which is our own name; rename that column.")
@@ -152,6 +182,44 @@ def read_items(path: Path, config: TableConfig) -> pa.Table:
         kind = "list" if name in config.multi_valued else "number" if name in config.numbers else kind
         columns[name] = read_attribute(path, table, name, kind=kind, separator=config.separator)
     return pa.table(columns)
+
+
+def read_vectors(path: Path, column: str) -> NDArray[np.float32]:
+    """A column of vectors.
+
+    Args:
+        path: a Parquet file.
+        column: lists of numbers, all of one length.
+
+    Returns:
+        (N, D).
+
+    Raises:
+        InputError: the column holds something else, or a number that is missing or not finite in float32.
+
+    Source:
+        Ours.
+    """
+    values = flat(read_table(path, (column,)), column)
+    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    inside = values.type.value_type if any(is_kind(values.type) for is_kind in kinds) else pa.null()
+    if not (pa.types.is_floating(inside) or pa.types.is_integer(inside)):
+        raise InputError(f"{path}, column {column!r} holds {values.type}; write a list of numbers in every row.")
+    lengths = pc.fill_null(pc.list_value_length(values), -1)
+    length = max(lengths[0].as_py(), 1)
+    refuse_first(
+        path, column, pc.not_equal(lengths, length), lengths, f"the vector of the first row has {length} numbers"
+    )
+    numbers = pc.cast(pc.list_flatten(values), pa.float64()).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):
+        found = np.asarray(numbers, np.float64).astype(np.float32).reshape(-1, length)
+    wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if len(wrong):
+        raise InputError(
+            f"{path}, column {column!r}, row {wrong[0] + 1}: a number is missing or not finite as float32, and "
+            f"{len(wrong) - 1} other rows are like it; mend the vectors."
+        )
+    return found
 
 
 def read_interactions(path: Path, config: TableConfig, items: pa.Table | None) -> tuple[Interactions, pa.Array]:

@@ -9,7 +9,7 @@ import pytest
 
 from models.common.contracts import Comparable, Curatable, Indexable, Judged, Monitored, Trainable
 from models.feed.retrieval import config as retrieval
-from models.feed.retrieval.config import DataConfig, IndexConfig, RetrievalConfig, TableConfig
+from models.feed.retrieval.config import DataConfig, IndexConfig, RetrievalConfig, TableConfig, VectorsConfig
 from models.feed.retrieval.data import MovieLensConfig
 from models.feed.retrieval.generator import GeneratorConfig
 from models.feed.retrieval.judge import JudgementConfig
@@ -89,6 +89,8 @@ def test_only_the_chosen_sources_files_are_asked_for() -> None:
 
 def test_given_vectors_are_not_trained() -> None:
     assert [preset().trains for preset in PRESETS] == [True, True, True, True, False]
+    own = DataConfig(source="vectors", vectors=VectorsConfig(items="a.parquet"))
+    assert not RetrievalConfig(data=own).trains
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def test_given_vectors_are_not_trained() -> None:
         (lambda: DataConfig(name="a--b"), "single hyphens"),
         (lambda: DataConfig(source="table"), r"table\.interactions must name a file when the source is 'table'"),
         (lambda: GeneratorConfig(items=100, events=26), "at most a quarter of the items, got 26 choices among 100"),
+        (lambda: DataConfig(source="vectors"), r"vectors\.items must name a file when the source is 'vectors'"),
+        (lambda: VectorsConfig(query_column="vector"), "must name columns that differ"),
         (lambda: TableConfig(attributes=("a",), numbers=("b",)), "must name every special column, got 'b'"),
         (lambda: MovieLensConfig(least_rating=5.5), "MovieLensConfig.least_rating must be at most 5"),
         (lambda: JudgementConfig(cases=7), "JudgementConfig.cases must be at least 8"),

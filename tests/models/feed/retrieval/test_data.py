@@ -20,7 +20,7 @@ from models.feed.retrieval.data import DataConfig, GloveCitiesConfig, MovieLensC
 from models.feed.retrieval.features import encode_attributes
 from models.feed.retrieval.generator import GeneratorConfig, generate, utility
 from models.feed.retrieval.metrics import Seen, hit_rate, popularity, popularity_lists, rank_by
-from models.feed.retrieval.table import TableConfig
+from models.feed.retrieval.table import TableConfig, VectorsConfig
 
 SMALL = GeneratorConfig(users=47, items=203, events=11, seed=5)
 
@@ -498,3 +498,70 @@ def test_latest_items_end_with_the_latest_part() -> None:
     train = pa.table({"user": [0, 0, 0, 2], "item": [5, 6, 7, 1]})
     validation = pa.table({"user": [0, 2], "item": [9, 8]})
     assert latest_items([train, validation], 3, 3).tolist() == [[6, 7, 9], [-1, -1, -1], [1, 8, -1]]
+
+
+# --- own vectors ------------------------------------------------------------------------------------------------------
+
+
+def listed(path: Path, **columns: Any) -> dict[str, Path]:
+    """Four items with vectors, as a file."""
+    table = {
+        "sku": ["a", "b", "c", "d"],
+        "vector": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0], [0.1, 0.2, 0.3]],
+        "asks": [[0.0, 0.0, 1.0]] * 4,
+        "price": [3, None, 5, 7],
+    }
+    pyarrow.parquet.write_table(pa.table(table | columns), path)
+    return {"items": path}
+
+
+OWN = DataConfig(source="vectors", vectors=VectorsConfig(items="items.parquet", item_column="sku", query_column="asks"))
+
+
+def test_own_vectors_are_indexed_as_they_are_and_items_ask_by_another_column(tmp_path: Path) -> None:
+    assert OWN.sources() == {"items": "items.parquet"}
+    data = OWN.prepare(listed(tmp_path / "items.parquet"))
+    assert data["vectors"].dtype == np.float32
+    np.testing.assert_array_equal(data["vectors"][3], np.array([0.1, 0.2, 0.3], np.float32))
+    assert data["queries"].tolist() == [[0, 0, 1]] * 4
+    assert data["items"].to_pydict() == {"item": [0, 1, 2, 3], "item_id": list("abcd"), "price": [3, None, 5, 7]}
+    assert data["about"]["attributes"] == {"price": "int64"}
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.int64(), 3)])
+def test_vectors_are_lists_of_any_kind_of_number(kind: pa.DataType, tmp_path: Path) -> None:
+    vectors = pa.array([[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]).cast(kind)
+    config = DataConfig(source="vectors", vectors=VectorsConfig(items="items.parquet", item_column="sku"))
+    files = listed(tmp_path / "items.parquet", vector=vectors)
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(files["items"]).drop_columns(["asks"]), files["items"])
+    data = config.prepare(files)
+    assert data["vectors"].tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9], [10, 11, 12]]
+    assert data["queries"] is data["vectors"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"vector": [1.0, 2.0, 3.0, 4.0]}, "column 'vector' holds double; write a list of numbers"),
+        ({"vector": [["x"]] * 4}, r"column 'vector' holds list<.*string.*>; write a list of numbers"),
+        (
+            {"vector": [[1.0, 2.0]] * 3 + [[1.0]]},
+            "column 'vector', row 4: 1: the vector of the first row has 2 numbers",
+        ),
+        ({"vector": [[1.0, 2.0]] * 2 + [None, None]}, r"column 'vector', row 3: -1 \(and 1 more\)"),
+        ({"vector": [[], [], [], []]}, "column 'vector'"),
+        (
+            {"vector": [[1.0, float("nan"), 2.0]] * 4},
+            "row 1: a number is missing or not finite as float32, and 3 other",
+        ),
+        ({"vector": [[1.0, 1.0, 2.0], [1e39, 1.0, 1.0]] * 2}, "row 2: a number is missing or not finite as float32"),
+        ({"vector": [[1.0, None, 2.0]] * 4}, "row 1: a number is missing or not finite"),
+        ({"asks": [[1.0, 2.0]] * 4}, "column 'asks' have 2 numbers, those of 'vector' 3"),
+        ({"sku": ["a", "b", "a", "d"]}, "column 'sku', row 3: 'a'.*an item stands in one row only"),
+    ],
+)
+def test_vectors_that_cannot_be_compared_are_refused_by_their_row(
+    columns: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        OWN.prepare(listed(tmp_path / "items.parquet", **columns))
