@@ -2,8 +2,10 @@
 
 from prefect import flow
 
+from flows.retrieval import rebuild_index
 from infra.provenance import dated
 from infra.refs import Outcome, Report
+from models.climate.datasets.analogs.search import AnalogSearchConfig, DayVectorsConfig
 from models.climate.datasets.config import (
     AnalogsFlowConfig,
     FluxesFlowConfig,
@@ -19,12 +21,22 @@ from models.climate.datasets.config import (
     tiny_turbulence,
 )
 from models.climate.datasets.validation import ExportConfig, ValidationConfig
+from models.feed.retrieval.config import DataConfig, RetrievalConfig, VectorsConfig
 from tasks.evaluate import analyse, findings
-from tasks.export import export_files
+from tasks.export import export_answers, export_files, export_tables
+from tasks.neighbours import neighbours, published_index
 from tasks.prepare import certify, live_dataset, prepare
 from tasks.publish import publish, rollback, verdict
 
 _NAME = dated("{config.data.name}")
+_DAYS = DayVectorsConfig()
+_DAYS_INDEX = RetrievalConfig(
+    data=DataConfig(
+        name="analogs",
+        source="vectors",
+        vectors=VectorsConfig(items=_DAYS.file, item_column="day", query_column="question"),
+    )
+)
 
 
 @flow(name="datasets-fluxes", flow_run_name=_NAME, persist_result=True, result_serializer="json")
@@ -124,6 +136,38 @@ def validate_climate(config: ValidationConfig = ValidationConfig()) -> Report:  
         config: Which dataset, and how its baseline is found.
     """
     return findings(analyse(config, live_dataset(config.product)))
+
+
+@flow(name="datasets-index", flow_run_name=dated("{days.name}"), persist_result=True, result_serializer="json")
+def index_analogs(days: DayVectorsConfig = _DAYS, retrieval: RetrievalConfig = _DAYS_INDEX) -> list[Outcome]:
+    """Write the days of the live analogs as a table of vectors, and build, certify and publish the index of it.
+
+    Args:
+        days: Which days, and where their table goes.
+        retrieval: The index; its data are the table that is written.
+    """
+    read = retrieval.data.vectors
+    days.check_reader(retrieval.data.source, read.items, (read.item_column, read.vector_column, read.query_column))
+    export_tables(days, live_dataset(days.product))
+    return verdict(*rebuild_index(retrieval))
+
+
+@flow(
+    name="datasets-search",
+    flow_run_name=dated("{config.questions.name}"),
+    persist_result=True,
+    result_serializer="json",
+)
+def search_analogs(config: AnalogSearchConfig = AnalogSearchConfig(), index: str = "retrieval-analogs") -> Report:  # noqa: B008
+    """Ask a published index for the analogs of its days, keep and export them, and say what they foretell.
+
+    Args:
+        config: How many analogs, which days are none, and where they go.
+        index: Name of the index of days: its system, a hyphen, and the name of its data.
+    """
+    analogs = neighbours(config.questions, published_index(index))
+    export_answers(analogs, config.export)
+    return findings(analyse(config, analogs))
 
 
 @flow(name="datasets-export", flow_run_name=dated("{config.product}"), persist_result=True, result_serializer="json")

@@ -9,13 +9,17 @@ import pytest
 
 from flows import datasets
 from infra.grids import Parts
-from infra.refs import Dataset
+from infra.refs import Dataset, Index, Predictions
 from infra.settings import settings
 from infra.store import open_store
 from models.climate.datasets import schemas
+from models.climate.datasets.analogs.baseline import Days
+from models.climate.datasets.analogs.search import AnalogQuestionsConfig, AnalogSearchConfig, DayVectorsConfig
 from models.climate.datasets.config import FLOWS, DatasetConfig, preset
 from models.climate.datasets.validation import ExportConfig, ValidationConfig
+from models.common.errors import InputError
 from models.common.parts import PreparationConfig
+from models.feed.retrieval.config import DataConfig, RetrievalConfig, VectorsConfig
 from tasks import prepare as preparing
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -192,3 +196,48 @@ def test_values_outside_their_bounds_are_refused_by_name() -> None:
     for values, words in (([-1, 2], "-1 m s-1 is below 0"), ([11, 2], "11 m s-1 is above 10"), ([np.nan, 2], "50.0%")):
         with pytest.raises(InputError, match=words):
             refuse(moments(np.array(values, np.float32)), variable, "day, u")
+
+
+def test_analogs_come_from_a_published_index_of_the_days_and_are_those_of_a_direct_search(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import pyarrow.parquet
+
+    roots = home / "data"
+    roots.mkdir()
+    monkeypatch.setenv("HEADRACE_DATA_ROOTS", str(roots))
+    settings.cache_clear()
+    days = DayVectorsConfig(file=str(roots / "analogs" / "days.parquet"))
+    vectors = VectorsConfig(items=days.file, item_column="day", query_column="question")
+    index = RetrievalConfig(data=DataConfig(name="days", source="vectors", vectors=vectors))
+    with pytest.raises(InputError, match="but the index reads"):
+        datasets.index_analogs.fn(DayVectorsConfig(), index)
+
+    assert run("analogs", days=75).name == "Published"
+    built = datasets.index_analogs(days, index, return_state=True)
+    assert built.name == "Published", built.message
+    (outcome,) = built.result()
+    assert (outcome.product, outcome.certificate.endswith("holds")) == ("retrieval-days", True)
+
+    config = AnalogSearchConfig(
+        questions=AnalogQuestionsConfig(analogs=3), export=str(roots / "analogs" / "found.parquet")
+    )
+    state = datasets.search_analogs(config, "retrieval-days", return_state=True)
+    assert state.name == "Healthy", state.message
+    store = open_store()
+    kept = store.open(state.result()).manifest.input(Predictions, store.root)
+    assert kept.name == "datasets-analog-search"
+    assert store.open(kept).manifest.inputs["index"]["version"] == store.live(Index, "retrieval-days").version
+    stored = Days.of(store.open(live("analogs"))["data"])
+    places, distance = stored.nearest(3)
+    found = pyarrow.parquet.read_table(config.export)
+    moment = stored.day.astype("datetime64[D]")
+    assert np.array_equal(np.asarray(found["analog"]).reshape(75, 3), moment[places])
+    assert np.asarray(found["distance"]).reshape(75, 3) == pytest.approx(distance, rel=1e-5)
+    judged = store.open(state.result())["judgement"]
+    assert judged["metrics"]["recall_at_3"] == 1
+    assert judged["metrics"]["gain_over_random_1d_low"] <= judged["metrics"]["gain_over_random_1d"]
+
+    absent = datasets.search_analogs(config, "retrieval-none", return_state=True)
+    assert "no index named 'retrieval-none' is live" in str(absent.message)

@@ -103,15 +103,39 @@ class Days:
         return np.take_along_axis(places, order, 1), np.take_along_axis(exact, order, 1)
 
     def for_inner_products(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Vectors for an index that ranks by inner products, and the queries that ask it; both (N, D + 1).
+        """Vectors for an index that ranks by inner products, and the questions to it; both (N, D + 2).
 
-        The index holds [y, -|y|^2 / 2] and is asked with [x, 1]: the product, x.y - |y|^2 / 2, orders days as the
-        distance from x does.
+        The index holds [y, h, l] and is asked with [x, 1, 1]: the product, x.y - |y|^2 / 2, orders days as the distance
+        from x does. What is subtracted is h + l, as h alone in float32 would swap days that are nearly as near: y is
+        rounded first, its square is taken in float64, and h and l hold it to 48 bits.
         """
-        half = -(self.vectors**2).sum(1, keepdims=True) / 2
-        held = np.concatenate([self.vectors, half], axis=1).astype(np.float32)
-        asked = np.concatenate([self.vectors, np.ones_like(half)], axis=1).astype(np.float32)
-        return held, asked
+        rounded = self.vectors.astype(np.float32)
+        half = -(rounded.astype(np.float64) ** 2).sum(1, keepdims=True) / 2
+        high = half.astype(np.float32)
+        low = (half - high).astype(np.float32)
+        return np.concatenate([rounded, high, low], axis=1), asking(rounded)
+
+
+def asking(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(Q, D + 2) questions by vectors of days (Q, D); see `Days.for_inner_products`."""
+    return np.concatenate([vectors, np.ones((len(vectors), 2), np.float32)], axis=1)
+
+
+def held(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, D) vectors of days as an index holds them (N, D + 2); see `Days.for_inner_products`.
+
+    Raises:
+        ValueError: these are other vectors: the last two numbers of one are not what the others ask for.
+    """
+    days, tail = vectors[:, :-2].astype(np.float64), vectors[:, -2:].astype(np.float64).sum(1)
+    half = -(days**2).sum(1) / 2
+    wrong = np.flatnonzero(~(np.abs(tail - half) <= 1e-12 * (1 + np.abs(half))))
+    if len(wrong) or vectors.shape[1] < 3:
+        raise ValueError(
+            f"{max(len(wrong), 1)} of {len(vectors)} vectors do not end in minus half their square; build the index "
+            "from a table of days as analogs are exported."
+        )
+    return vectors[:, :-2]
 
 
 def _season(day: Array, values: Array) -> Array:
@@ -126,36 +150,53 @@ def _season(day: Array, values: Array) -> Array:
 
 
 def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, float]:
-    """How near analogs are, and how well what followed them foretells what follows.
-
-    A forecast of lead L is the vector L days after the analog, or the mean of those after the ten nearest days;
-    persistence is the day itself, climatology no anomaly, random any day outside the window.
+    """How near analogs are, and how well what followed them foretells what follows, by a direct search.
 
     Args:
         groups: the root group.
         seed: of the random days and of the resampling.
 
     Returns:
-        `RULE_LEADd_rms` for the rules analog, ten_analogs, random, persistence, climatology, each with `_low` and
-        `_high`: 95 %, over blocks of 15 days drawn with replacement; `days_LEADd`; and `analog_below_random`, the share
-        of days whose analog is nearer than a random day. Ten analogs need ten days outside every window.
+        What `skill` says of the ten nearest days, or of the nearest where some day has no ten outside its window.
 
     Raises:
         ValueError: there are too few days.
-
-    Source:
-        Lorenz 1969, Journal of the Atmospheric Sciences 26, 636, for analogs; the metric is ours.
     """
     days = Days.of(groups)
     near = np.searchsorted(days.day, days.day + WINDOW_DAYS, "right") - np.searchsorted(
         days.day, days.day - WINDOW_DAYS
     )
     outside = len(days.day) - int(near.max())
-    places, distance = days.nearest(count=_MANY if outside >= _MANY else 1)
-    analog = places[:, 0]
+    return skill(days, days.nearest(count=_MANY if outside >= _MANY else 1)[0], seed=seed)
+
+
+def skill(days: Days, places: Array, *, window: int = WINDOW_DAYS, seed: int = 0) -> dict[str, float]:
+    """How near given analogs are, and how well what followed them foretells what follows.
+
+    A forecast of lead L is the vector L days after the analog, or the mean of those after all analogs of the day;
+    persistence is the day itself, climatology no anomaly, random any day outside the window.
+
+    Args:
+        days: the days.
+        places: (N, count) positions of the analogs of each day, nearest first.
+        window: days on either side of a day that are no analogs of it.
+        seed: of the random days and of the resampling.
+
+    Returns:
+        `RULE_LEADd_rms` for the rules analog, ten_analogs (or another number), random, persistence, climatology;
+        `gain_over_OTHER_LEADd` for random and persistence, the mean of a day's error by it less that by the analogs,
+        by all of them if there are several; each with `_low` and `_high`: 95 %, over blocks of 15 days drawn with
+        replacement; `days_LEADd`; `analog_below_random`, the share of days whose analog is nearer than a random day.
+
+    Source:
+        Lorenz 1969, Journal of the Atmospheric Sciences 26, 636, for analogs; the metric is ours.
+    """
+    analog, count = places[:, 0], places.shape[1]
+    best = "analog" if count == 1 else f"{'ten' if count == _MANY else count}_analogs"
     random = np.random.default_rng(seed)
-    other = _others(days, random)
-    metrics = {"analog_below_random": float((distance[:, 0] < _apart(days.vectors, days.vectors[other])).mean())}
+    other = _others(days, window, random)
+    nearer = _apart(days.vectors, days.vectors[analog]) < _apart(days.vectors, days.vectors[other])
+    metrics = {"analog_below_random": float(nearer.mean())}
     for lead in LEADS_DAYS:
         ahead, there = _ahead(days.day, np.arange(len(days.day)), lead)
         after, followed = _ahead(days.day, analog, lead)
@@ -170,21 +211,22 @@ def baseline(groups: Mapping[str, "xr.Dataset"], seed: int = 0) -> dict[str, flo
             "persistence": days.vectors[rows],
             "climatology": np.zeros_like(truth),
         }
-        if places.shape[1] == _MANY:
-            guesses["ten_analogs"] = _mean_after(days, places[rows], lead)
+        if count > 1:
+            guesses[best] = _mean_after(days, places[rows], lead)
+        errors = {f"{rule}_{lead}d_rms": _apart(truth, guess) for rule, guess in guesses.items()}
+        for rule in ("random", "persistence"):
+            errors[f"gain_over_{rule}_{lead}d"] = errors[f"{rule}_{lead}d_rms"] - errors[f"{best}_{lead}d_rms"]
         metrics[f"days_{lead}d"] = float(len(rows))
         block = days.day[rows] // _BLOCK_DAYS
         _, index = np.unique(block, return_inverse=True)
         draws = random.multinomial(index.max() + 1, np.full(index.max() + 1, 1 / (index.max() + 1)), size=RESAMPLES)
-        for rule, guess in guesses.items():
-            if rule == "persistence" and lead == 0:
+        for name, error in errors.items():
+            if lead == 0 and "persistence" in name:
                 continue
-            error = _apart(truth, guess)
             means = (draws @ np.bincount(index, error)) / (draws @ np.bincount(index))
             mean = float(error.mean())
             low, high = np.quantile(means, (0.025, 0.975))
             low, high = min(float(low), mean), max(float(high), mean)  # one draw has no spread, but it rounds
-            name = f"{rule}_{lead}d_rms"
             metrics |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return metrics
 
@@ -203,11 +245,11 @@ def _apart(one: Array, other: Array) -> Array:
     return np.asarray(np.sqrt(((one - other) ** 2).sum(1)))
 
 
-def _others(days: Days, random: np.random.Generator) -> NDArray[np.int64]:
+def _others(days: Days, window: int, random: np.random.Generator) -> NDArray[np.int64]:
     """For every day a random one outside its window."""
     out = np.empty(len(days.day), np.int64)
     for row, day in enumerate(days.day):
-        allowed = np.flatnonzero(np.abs(days.day - day) > WINDOW_DAYS)
+        allowed = np.flatnonzero(np.abs(days.day - day) > window)
         out[row] = random.choice(allowed)
     return out
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_RULES = ("analog", "ten_analogs", "persistence", "climatology", "random")
+_OTHERS = ("persistence", "climatology", "random")
 _MOST_DAYS = 5000
 """Days among which analogs are sought for a figure."""
 
@@ -49,7 +49,7 @@ def figures(groups: Mapping[str, "xr.Dataset"]) -> tuple[Figure, ...]:
             f"{_name(days.day[pair[1]])}: its analog, {distance[closest, 0]:.2f} deviations away",
         ),
     )  # fmt: skip
-    return (*found, _errors(baseline({"": stored})))
+    return (*found, errors_by_lead(baseline({"": stored})))
 
 
 def _name(day: Any) -> str:
@@ -76,10 +76,11 @@ def _map(stored: "xr.Dataset", row: int, name: str, title: str) -> Figure:
     )
 
 
-def _errors(metrics: Mapping[str, float]) -> Figure:
-    """Errors of the rules by lead."""
+def errors_by_lead(metrics: Mapping[str, float]) -> Figure:
+    """Errors of the rules by lead, of what `skill` gives."""
     series = []
-    for rule in _RULES:
+    several = dict.fromkeys(name.rpartition("_analogs_")[0] for name in metrics if "_analogs_" in name)
+    for rule in ("analog", *(f"{number}_analogs" for number in several), *_OTHERS):
         leads = [lead for lead in LEADS_DAYS if f"{rule}_{lead}d_rms" in metrics]
         if not leads:
             continue

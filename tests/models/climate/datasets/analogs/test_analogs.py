@@ -9,6 +9,8 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.climate.datasets import schemas
 from models.climate.datasets.analogs.baseline import Days, baseline, type_agreement
@@ -341,6 +343,25 @@ def test_vectors_for_inner_products_order_days_as_distances_do(made: tuple[dict[
     distance = np.linalg.norm(days.vectors[:, None] - days.vectors[None], axis=2)
     assert np.array_equal(np.argsort(-product, 1)[:, :3], np.argsort(distance, 1)[:, :3])
     assert float(np.mean((days.vectors**2).sum(1))) == pytest.approx(1.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([1e-4, 1e-2, 1.0]))
+def test_days_that_are_nearly_as_near_keep_their_order_in_float32(seed: int, apart: float) -> None:
+    """One number for the square, in float32, swaps such days; two hold it to 48 bits."""
+    random = np.random.default_rng(seed)
+    vectors = random.normal(0, 5, 7) + apart * random.normal(0, 1, (47, 7))
+    held, asked = Days(day=np.arange(47), vectors=vectors).for_inner_products()
+    kept = held[:, :-2].astype(np.float64)
+    assert np.array_equal(held[:, :-2], vectors.astype(np.float32))
+    product = asked.astype(np.float64) @ held.T.astype(np.float64)
+    square = ((kept[:, None] - kept[None]) ** 2).sum(2)
+    assert np.abs(2 * product - (kept**2).sum(1)[:, None] + square).max() < 1e-10
+    ordered = np.take_along_axis(square, np.argsort(-product, 1), 1)
+    assert (np.diff(ordered, axis=1) > -1e-10).all()
+    single = kept @ kept.T + held[:, -2].astype(np.float64)
+    error = np.abs(2 * single - (kept**2).sum(1)[:, None] + square).max()
+    assert error > 1e-8, "one number would do"
 
 
 def test_analogs_find_the_weather_types_that_the_world_was_made_of(made: tuple[dict[str, xr.Dataset], Any]) -> None:
