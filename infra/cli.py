@@ -18,6 +18,7 @@ from infra.migrations import migrate
 from infra.pinning import pin, pins, unpin
 from infra.serving import serve_feed, serve_index, serve_model
 from infra.settings import settings
+from infra.survey import survey
 
 app = typer.Typer(help="headrace: local stack and runs.", no_args_is_help=True, add_completion=False)
 console = terminal.console()
@@ -25,6 +26,7 @@ REFUSED = 3
 DEGRADED = 4
 
 app.command("check-data")(check_data)
+app.command()(survey)
 app.command()(doctor)
 app.command()(pin)
 app.command()(unpin)
