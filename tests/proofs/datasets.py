@@ -13,7 +13,7 @@ CODE = (
     "flows.datasets",
     "tasks.prepare",
     "tasks.publish",
-    "models.climate",
+    *(f"models.climate.{part}" for part in ("datasets", "generator", "geometry", "harmonics", "remapping")),
     "models.common.moments",
     "models.common.parts",
     *(f"infra.{door}" for door in ("caching", "compute", "digests", "grids", "manifest", "store", "trees")),

@@ -115,7 +115,7 @@ def _text(values: Array) -> Array:
 
 
 def claims_of_parts(
-    found: Mapping[str, Difference], tolerances: Mapping[str, float], parts: int, of: int
+    found: Mapping[str, Difference], tolerances: Mapping[str, float], parts: int, of: int, fewer: str = ""
 ) -> list[Claim]:
     """One claim for every group: exact where no tolerance is declared, else bounded by it.
 
@@ -124,6 +124,7 @@ def claims_of_parts(
         tolerances: "GROUP/VARIABLE", or the variable alone, to the relative distance that it may have.
         parts: how many parts were made again.
         of: how many there are.
+        fewer: in words, what of these parts was made again, where it was not all: "2 levels, drawn, of ".
     """
     claims = []
     for exact in (True, False):
@@ -145,8 +146,8 @@ def claims_of_parts(
                 kind="exact" if exact else "bounded",
                 value=one.largest,
                 limit=limit,
-                detail=f"{values:,} values of {len(rows)} variables in {parts} of {of} parts, made again from raw "
-                f"input by a reference without the recipe's code; the worst is {worst} in {one.where}.",
+                detail=f"{values:,} values of {len(rows)} variables in {fewer}{parts} of {of} parts, made again from "
+                f"raw input by a reference without the recipe's code; the worst is {worst} in {one.where}.",
             )
         )
     return claims

@@ -14,7 +14,7 @@ from models.common.certificate import Certificate, Claim
 from models.common.configuration import check, setting
 from models.common.contracts import Payload
 from models.common.judgement import Figure, Judgement
-from models.common.parts import Partitioned, Survey
+from models.common.parts import Part, Partitioned, Survey
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +28,13 @@ class JudgementConfig:
         2, "Parts made again", "How many parts are made again from raw input by the slow reference, 1 to 10000.",
         ge=1, le=10_000,
     )  # fmt: skip
+    levels: int = setting(
+        12,
+        "Levels made again",
+        "How many levels of such a part, drawn, are made again at most, 1 to 256; only fluxes have levels.",
+        ge=1,
+        le=256,
+    )
     values: float = setting(
         1e8,
         "Values counted again",
@@ -50,7 +57,8 @@ def judge(
 
     Args:
         recipe: what made it.
-        reference: module with `reference(recipe, part, files)`, `checks(groups)` and `TOLERANCES`.
+        reference: module with `reference(recipe, part, files)`, `checks(groups)` and `TOLERANCES`; with
+            `some_levels(part, most, draw)` where a part has levels that can be made again one by one.
         figures: what a person looks at.
         product: `data`, `statistics`, `provenance`.
         survey: what the recipe finds in the raw files now.
@@ -63,10 +71,16 @@ def judge(
     provenance = product["provenance"]["parts"]
     claims = [_same_parts(provenance, survey)]
     places = _places(provenance, survey)
-    chosen = random.Random(config.seed).sample(survey.parts, min(config.parts, len(survey.parts)))  # noqa: S311
-    remade = [(part.name, places[part.name], reference.reference(recipe, part, {})) for part in chosen]
+    draw = random.Random(config.seed)  # noqa: S311
+    chosen = draw.sample(survey.parts, min(config.parts, len(survey.parts)))
+    pieces = [(part, piece) for part in chosen for piece in _pieces(reference, part, config.levels, draw)]
+    remade = [
+        (piece.name, {**places[part.name], **_begins(piece)}, reference.reference(recipe, piece, {}))
+        for part, piece in pieces
+    ]
     found = certificate.differences(groups, remade)
-    claims += certificate.claims_of_parts(found, reference.TOLERANCES, len(chosen), len(survey.parts))
+    fewer = f"{len(pieces)} levels, drawn, of " if len(pieces) > len(chosen) else ""
+    claims += certificate.claims_of_parts(found, reference.TOLERANCES, len(chosen), len(survey.parts), fewer)
     names = _within(groups, product["statistics"], config.values)
     fills = {
         f"{group}/{name}": variable.fill
@@ -83,7 +97,7 @@ def judge(
         certificate=Certificate(claims=tuple(claims)),
         table=_table(groups, product["statistics"]),
         figures=figures,
-        protocol=f"{len(chosen)} of {len(survey.parts)} parts, chosen at random with seed {config.seed}, were made "
+        protocol=f"{fewer}{len(chosen)} of {len(survey.parts)} parts, chosen by seed {config.seed}, were made "
         "again from raw input by a reference that shares no code with the recipe; statistics of "
         f"{len(names)} variables were computed again.",
     )
@@ -116,8 +130,18 @@ def _places(provenance: list[Mapping[str, Any]], survey: Survey) -> dict[str, di
                     places[part["name"]][group] = {layout.append: slice(end - length, end)}
             continue
         for one in survey.parts:
-            places[one.name][group] = {dim: slice(start, None) for dim, start in one.at.get(group, {}).items()}
+            places[one.name][group] = _begins(one).get(group, {})
     return places
+
+
+def _begins(part: Part) -> dict[str, dict[str, slice]]:
+    """Where a part begins in the groups in which it has a place."""
+    return {group: {dim: slice(start, None) for dim, start in at.items()} for group, at in part.at.items()}
+
+
+def _pieces(reference: ModuleType, part: Part, most: int, draw: random.Random) -> tuple[Part, ...]:
+    """What of a part is made again: all of it, or some of its levels."""
+    return tuple(reference.some_levels(part, most, draw)) if hasattr(reference, "some_levels") else (part,)
 
 
 def _within(groups: Mapping[str, "xr.Dataset"], statistics: Mapping[str, Any], most: float) -> list[str]:

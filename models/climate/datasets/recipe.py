@@ -181,9 +181,9 @@ DEFECTS: tuple[Defect, ...] = (
         number=18,
         name="short_report",
         dataset="turbulence",
-        what="A report with fewer than four fields ends the run.",
+        what="The flight level is read from the fourth field, whatever is in it: a report whose location holds a "
+        "stroke loses its level, and one with fewer than four fields ends the run.",
         where=f"{_TURBULENCE}/turb_eda_preprocessing.ipynb cell 14",
-        changes=False,
     ),
     Defect(
         number=19,

@@ -22,6 +22,7 @@
 import csv
 import functools
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ BLOCK_BYTES = 32 << 20
 
 NETCDF = ("NETCDF4", "NETCDF4_CLASSIC", "NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA")
 FORMATS = (*NETCDF, "CSV", "TEXT")
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 
 
@@ -96,11 +98,16 @@ class Schema:
     def file(self, name: str) -> FileSchema:
         """The entry of a file's name, by its pattern or by a name that matches it.
 
+        Of several patterns that match, the one with the most literal letters is meant: training_data_low_fl.nc is a
+        training_data_{band}_fl.nc, although it could be a {year}_{band}_fl.nc too.
+
         Raises:
-            KeyError: no entry, or more than one, is so called.
+            KeyError: no entry is so called, or two that are equally literal.
         """
         found = [entry for entry in self.files if entry.name == name]
         found = found or [entry for entry in self.files if matches(entry.name, name)]
+        most = max((_literal(entry.name) for entry in found), default=0)
+        found = [entry for entry in found if _literal(entry.name) == most]
         if len(found) != 1:
             raise KeyError(f"{self.dataset} has {len(found)} files like {name!r}; known are {self.names()}.")
         return found[0]
@@ -165,8 +172,13 @@ def _only(raw: Mapping[str, Any], allowed: set[str], what: str) -> None:
 
 def matches(pattern: str, text: str) -> bool:
     """Whether a text is what a pattern with {placeholders} stands for."""
-    pieces = re.split(r"\{[^{}]*\}", pattern)
+    pieces = _PLACEHOLDER.split(pattern)
     return re.fullmatch(".+?".join(re.escape(piece) for piece in pieces), text, re.DOTALL) is not None
+
+
+def _literal(pattern: str) -> int:
+    """How many letters of a pattern stand for themselves."""
+    return len(_PLACEHOLDER.sub("", pattern))
 
 
 def differences(entry: FileSchema, dataset: "xr.Dataset") -> list[str]:
@@ -345,8 +357,8 @@ def write(entry: FileSchema, dataset: "xr.Dataset", path: Path, *, compression: 
 
     Values go through the variable's type: not-a-number becomes the fill, times become numbers in the units that the
     entry or the variable's `units` attribute gives. Attributes are the entry's; those that it leaves open, by null,
-    "*" or a {placeholder}, are the dataset's own. At most `BLOCK_BYTES` of a variable are held at once, whole along all
-    dimensions but the first.
+    "*" or a {placeholder}, are the dataset's own. At most `BLOCK_BYTES` of a variable are read at once, so an hour of
+    many levels goes to the file some levels at a time.
 
     Args:
         entry: what the file must be.
@@ -439,16 +451,26 @@ def _write_variable(file: Any, wanted: VariableSchema, variable: "xr.Variable", 
 
 
 def _blocks(variable: "xr.Variable") -> Iterator[tuple[Any, Array]]:
-    """A variable's values along its first dimension, few enough at once."""
-    if not variable.dims or not variable.size:
-        if not variable.dims:
-            yield ..., np.asarray(variable.values)
+    """A variable's values in pieces that are few enough at once."""
+    if not variable.dims:
+        yield ..., np.asarray(variable.values)
+    elif variable.size:
+        for piece in _pieces(variable.shape, BLOCK_BYTES // max(1, variable.dtype.itemsize)):
+            yield piece, np.asarray(variable[piece].values)
+
+
+def _pieces(shape: tuple[int, ...], most: int) -> Iterator[tuple[slice, ...]]:
+    """Pieces of at most so many values, or of one: as many rows as fit, or pieces of one row after another."""
+    length, *others = shape
+    row = math.prod(others)
+    if others and row > most:
+        for start in range(length):
+            for piece in _pieces(tuple(others), most):
+                yield slice(start, start + 1), *piece
         return
-    length = variable.shape[0]
-    step = max(1, BLOCK_BYTES // max(1, variable.nbytes // length))
+    step = max(1, most // row)
     for start in range(0, length, step):
-        rows = slice(start, min(length, start + step))
-        yield rows, np.asarray(variable[rows].values)
+        yield (slice(start, min(length, start + step)),)
 
 
 def _converted(wanted: VariableSchema, values: Array, units: str | None, path: Path) -> Array:

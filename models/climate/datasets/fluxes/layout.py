@@ -291,10 +291,11 @@ def _scales(config: "FluxesConfig", training: xr.Dataset) -> tuple[dict[str, tup
 
 
 class _Computed(BackendArray):
-    """An array whose leading rows are made when they are asked for."""
+    """An array whose leading rows are made when they are asked for; the last are kept, for whoever asks in pieces."""
 
     def __init__(self, make: Callable[[slice], Array], shape: tuple[int, ...]) -> None:
         self.make, self.shape, self.dtype = make, shape, np.dtype(np.float32)
+        self._made: tuple[slice, Array] | None = None
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Array:
         """Slices of the first axis, whole along the others."""
@@ -305,7 +306,10 @@ class _Computed(BackendArray):
     def _rows(self, key: tuple[Any, ...]) -> Array:
         first, *others = key
         rows = slice(first, first + 1) if isinstance(first, int | np.integer) else first
-        found = self.make(rows)
+        if self._made is None or self._made[0] != rows:
+            self._made = None  # two of them need not be held at once
+            self._made = rows, self.make(rows)
+        found = self._made[1]
         return found[(0 if isinstance(first, int | np.integer) else slice(None), *others)]
 
 

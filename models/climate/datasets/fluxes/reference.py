@@ -11,9 +11,10 @@ Source:
 """
 
 import json
+import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,7 @@ def reference(
     import xarray as xr
 
     del files
-    found = re.fullmatch(r"(\S+) levels (\d+)-(\d+)", part.name)
-    if found is None:
-        raise ValueError(f"part {part.name!r} does not say its hour and levels.")
-    hour, first, last = np.datetime64(found[1], "m"), int(found[2]) - 1, int(found[3])
+    hour, first, last = _named(part)
     raw = _generated(config, hour) if config.source == "generated" else _read(part, hour)
     defects = set(config.reproduce) if config.compat == "mended" else {
         "century_leap", "zonal_mean_omega", "scalar_truncation", "beyond_the_pole",
@@ -105,21 +103,24 @@ def reference(
 
     coarse = Coarse(grid, config.coarse_rows, config.coarse_columns, beyond="beyond_the_pole" in defects)
     flux_mean = coarse.means if config.remapping == "conservative" else coarse.exact_means
-    pressure = raw.a[:, None, None] + raw.b[:, None, None] * raw.surface
     count = len(raw.a)
     shape = (last - first, config.coarse_rows, config.coarse_columns)
     absent = np.full(shape, np.nan)
     made = {"u": coarse.means(u), "v": coarse.means(v), "w": coarse.means(w), "uw": flux_mean(uw), "vw": flux_mean(vw)}
     made["p"] = raw.a[block, None, None] + raw.b[block, None, None] * coarse.means(raw.surface[None])
-    made["dudp"] = coarse.means(_slope(raw.fields["u"].astype(np.float64), pressure)[block]) if count > 1 else absent
+    # a slope asks for a neighbour above and below, or for the two next at an end
+    near = slice(max(first - 2, 0), min(last + 2, count))
+    inside = slice(first - near.start, last - near.start)
+    p = raw.a[near, None, None] + raw.b[near, None, None] * raw.surface
+    made["dudp"] = coarse.means(_slope(raw.fields["u"][near].astype(np.float64), p)[inside]) if count > 1 else absent
     made["t"], made["N2"], made["zs"] = absent, absent, absent
     if "t" in raw.fields:
-        temperature = raw.fields["t"].astype(np.float64)
-        theta = temperature * (pressure / 1e5) ** -KAPPA
-        made["t"] = coarse.means(temperature[block])
+        temperature = raw.fields["t"][near].astype(np.float64)
+        theta = temperature * (p / 1e5) ** -KAPPA
+        made["t"] = coarse.means(temperature[inside])
         if count > 1:
-            buoyancy = -(GRAVITY**2) / (GAS_CONSTANT * temperature) * _slope(np.log(theta), np.log(pressure))
-            made["N2"] = coarse.means(buoyancy[block])
+            buoyancy = -(GRAVITY**2) / (GAS_CONSTANT * temperature) * _slope(np.log(theta), np.log(p))
+            made["N2"] = coarse.means(buoyancy[inside])
     if raw.height is not None:
         made["zs"] = np.broadcast_to(coarse.means(raw.height[None]), shape)
     dims = ("time", "level", "lat", "lon")
@@ -128,6 +129,35 @@ def reference(
         fine = {"uw": uw, "vw": vw}
         groups["fluxes"] = xr.Dataset({name: (dims, one[None].astype(np.float32)) for name, one in fine.items()})
     return groups
+
+
+def some_levels(part: "Part", most: int, draw: random.Random) -> tuple["Part", ...]:
+    """A part itself, or as many of its levels, drawn, each as a part of its own where it has more.
+
+    Args:
+        part: of one hour.
+        most: levels.
+        draw: draws them.
+    """
+    hour, first, last = _named(part)
+    if last - first <= most:
+        return (part,)
+    return tuple(
+        replace(
+            part,
+            name=f"{hour} levels {level + 1}-{level + 1}",
+            at={group: {**at, "level": level} for group, at in part.at.items()},
+        )
+        for level in sorted(draw.sample(range(first, last), most))
+    )
+
+
+def _named(part: "Part") -> tuple[np.datetime64, int, int]:
+    """The hour of a part, its first level and the one after its last, from zero."""
+    found = re.fullmatch(r"(\S+) levels (\d+)-(\d+)", part.name)
+    if found is None:
+        raise ValueError(f"part {part.name!r} does not say its hour and levels.")
+    return np.datetime64(found[1], "m"), int(found[2]) - 1, int(found[3])
 
 
 def _slope(y: Floats, x: Floats) -> Floats:

@@ -10,6 +10,8 @@ import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.climate.datasets import schemas
 from models.climate.datasets.schemas import FileSchema, differences, differences_in, matches, parse, since, write
@@ -73,10 +75,11 @@ def toys(rows: int = 7) -> xr.Dataset:
     )
 
 
+@pytest.mark.parametrize("at_once", [10**6, 130, 45, 4], ids=["all", "two rows of rain", "less than one", "a value"])
 def test_a_file_written_by_its_entry_shows_no_difference_and_every_value_comes_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schemas, "BLOCK_BYTES", 130)  # two rows of rain at once
+    monkeypatch.setattr(schemas, "BLOCK_BYTES", at_once)
     path = write(entry(), toys(), tmp_path / "sub" / "2020_toy.nc", compression=4)
     assert differences_in(entry(), path) == []
     with netCDF4.Dataset(path) as file:
@@ -91,6 +94,16 @@ def test_a_file_written_by_its_entry_shows_no_difference_and_every_value_comes_b
         assert np.array_equal(found["rain"].values, toys()["rain"].values, equal_nan=True)
         assert found["code"].values.tolist() == toys()["code"].values.tolist()
     assert [one.name for one in path.parent.iterdir()] == ["2020_toy.nc"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 40))
+def test_pieces_cover_an_array_once_and_are_no_larger_than_may_be(shape: list[int], most: int) -> None:
+    seen = np.zeros(shape, int)
+    for piece in schemas._pieces(tuple(shape), most):
+        seen[piece] += 1
+        assert seen[piece].size <= max(1, most)
+    assert (seen == 1).all()
 
 
 def spoilt(change: Callable[[xr.Dataset], xr.Dataset], tmp_path: Path) -> list[str]:
@@ -219,6 +232,16 @@ def test_files_are_found_by_pattern_and_by_name() -> None:
     assert toy.files[0].file_name(year=1999) == "1999_toy.nc"
     with pytest.raises(KeyError, match="0 files like"):
         toy.file("toy.nc")
+
+
+def test_of_several_patterns_the_most_literal_one_is_meant() -> None:
+    turbulence = schemas.load("turbulence")
+    assert turbulence.file("training_data_low_fl.nc").name == "training_data_{band}_fl.nc"
+    assert turbulence.file("2023_low_fl.nc").name == "{year}_{band}_fl.nc"
+    one = RAW["files"][0]
+    even = parse({**RAW, "files": [{**one, "name": "{year}_a.nc"}, {**one, "name": "b_{year}.nc"}]})
+    with pytest.raises(KeyError, match=r"2 files like 'b_1_a\.nc'"):
+        even.file("b_1_a.nc")
 
 
 def test_a_table_is_held_to_its_columns(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import xarray as xr
 from models.climate.datasets import schemas
 from models.climate.datasets.certificate import distance
 from models.climate.datasets.fluxes import calendar, columns
+from models.climate.datasets.fluxes import layout as published
 from models.climate.datasets.fluxes.config import FluxesConfig, paper, small, tiny
 from models.climate.datasets.fluxes.levels import hybrid_levels, pressure_levels
 from models.climate.datasets.fluxes.momentum import WaveFlux
@@ -372,6 +373,23 @@ def test_learning_files_have_the_published_channels_and_scales(
         assert file.scaled_by == "mean and deviation of all hours"
     blind = groups["training"].assign(t=groups["training"]["t"] * np.nan)
     assert len(config.export({"training": blind}, tmp_path / "blind")) == 2
+
+
+def test_files_written_some_levels_at_a_time_hold_the_same_and_no_hour_is_made_twice(
+    tmp_path: Path, config: FluxesConfig, groups: Groups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = config.export(groups, tmp_path / "whole")
+    made: list[str] = []
+    original = published._channel
+    monkeypatch.setattr(published, "_channel", lambda name, hours: (made.append(name), original(name, hours))[1])
+    monkeypatch.setattr(
+        published, "_scales", lambda *given, scales=published._scales: (scales(*given), made.clear())[0]
+    )
+    monkeypatch.setattr(schemas, "BLOCK_BYTES", 8_000)  # half a level of 47 x 93, three channels of 16 x 32
+    for path, other in zip(whole, config.export(groups, tmp_path / "pieces"), strict=True):
+        with xr.open_dataset(path, decode_cf=False) as ours, xr.open_dataset(other, decode_cf=False) as theirs:
+            assert ours.identical(theirs), path.name
+    assert len(made) == 4 * (len(published.FEATURES) + len(published.FLUXES)), "four hours, each channel once"
 
 
 def test_hours_out_of_order_are_no_published_file(tmp_path: Path, config: FluxesConfig, groups: Groups) -> None:

@@ -1,18 +1,24 @@
 """The reference makes parts again by other means, and refuses what was spoilt."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from models.climate.datasets import certificate
+from models.climate.datasets.fluxes import reference as fluxes
 from models.climate.datasets.fluxes.config import FluxesConfig, tiny
-from models.climate.datasets.fluxes.reference import TOLERANCES, checks, reference, to_meridian
+from models.climate.datasets.fluxes.reference import TOLERANCES, checks, reference, some_levels, to_meridian
+from models.climate.datasets.judge import JudgementConfig, judge
 from models.climate.geometry import gaussian_grid, regular_grid
 from models.common.certificate import Claim
+from models.common.moments import moments
+from models.common.parts import Survey
 from tests.models.climate.datasets.fluxes.worlds import archive, surveyed, whole
 
 Groups = dict[str, xr.Dataset]
@@ -76,6 +82,43 @@ def test_other_grids_are_made_again(tmp_path: Path, grid: object, reverse: bool)
 
 def test_the_generated_atmosphere_is_made_again() -> None:
     assert [claim.sentence() for claim in judged(tiny(), whole(tiny())) if not claim.holds] == []
+
+
+def test_some_levels_of_a_part_are_made_again_alone(config: FluxesConfig, groups: Groups) -> None:
+    config = replace(config, levels_at_once=5)
+    survey = surveyed(config)
+    product = {"data": whole(config), "statistics": published(groups), "provenance": provenance(survey)}
+    for most, said in ((5, "in 2 of 4 parts"), (2, "in 4 levels, drawn, of 2 of 4 parts")):
+        found = judge(config, fluxes, (), product, survey, JudgementConfig(levels=most)).certificate
+        (claim,) = (one for one in found.claims if one.name == "relative_difference_of_remade_parts")
+        assert claim.holds and said in claim.detail
+    part = survey.parts[1]
+    pieces = some_levels(part, 2, random.Random(3))
+    levels = [piece.at["fluxes"]["level"] for piece in pieces]
+    assert len(set(levels)) == 2 and set(levels) <= set(range(5))
+    assert [piece.name for piece in pieces] == [f"{part.about['hour']} levels {n + 1}-{n + 1}" for n in levels]
+    assert {piece.at["training"]["time"] for piece in pieces} == {1}
+    spoilt = {**product, "data": {name: one.copy(deep=True) for name, one in product["data"].items()}}
+    spoilt["data"]["training"]["dudp"][:] += 1.0
+    failed = judge(config, fluxes, (), spoilt, survey, JudgementConfig(levels=1)).certificate.failures()
+    assert "relative_difference_of_remade_parts" in {one.name for one in failed}
+
+
+def published(groups: Groups) -> dict[str, Any]:
+    """Statistics as a run publishes them, of one variable."""
+    found = moments(groups["training"]["u"].values, (1,), None)
+    kept = ("count", "missing", "mean", "deviation", "minimum", "maximum")
+    return {"training/u": {name: getattr(found, name).tolist() for name in kept}}
+
+
+def provenance(survey: Survey) -> dict[str, Any]:
+    """Parts and files as a run publishes them."""
+    return {
+        "parts": [
+            {"name": part.name, "files": [{"name": file.rpartition("/")[2]} for file in part.files], "rows": {}}
+            for part in survey.parts
+        ]
+    }
 
 
 def test_meridians_are_interpolated_exactly() -> None:
