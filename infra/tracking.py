@@ -147,8 +147,8 @@ def run_for(
     run.ended("FINISHED")
 
 
-def lightning_logger(target: Target) -> Any:
-    """A Lightning logger that writes into a known run; only rank zero writes."""
+def lightning_logger(target: Target, prefix: str = "") -> Any:
+    """A Lightning logger that writes into a known run, each name behind a prefix; only rank zero writes."""
     from lightning.pytorch.loggers import Logger
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -160,7 +160,7 @@ def lightning_logger(target: Target) -> Any:
 
         @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
         def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-            self.run.metrics(metrics, step or 0)
+            self.run.metrics({f"{prefix}{name}": value for name, value in metrics.items()}, step or 0)
 
         @rank_zero_only  # type: ignore[untyped-decorator, unused-ignore]
         def log_hyperparams(self, *_: Any, **__: Any) -> None:

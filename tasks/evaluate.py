@@ -24,7 +24,7 @@ from infra.provenance import (
     create_table_artifact,
     this_flow_run,
 )
-from infra.refs import Dataset, Index, Model, Plan, Predictions, Report
+from infra.refs import Dataset, Index, Model, Plan, Predictions, Ref, Report
 from infra.store import Store, open_store
 from models.common.certificate import Certificate, Claim
 from models.common.contracts import Analysed, Judged
@@ -47,7 +47,7 @@ def evaluate(
         config: says how to judge.
         product: the candidate.
         data: holds the held-out part and the truth.
-        model: what the product was made with, when that is another product.
+        model: what the product was made with, when that is another product, or another model that it is compared with.
         against: the live version that the candidate must not be worse than; None when there is none.
 
     Returns:
@@ -66,9 +66,14 @@ def evaluate(
     with tracked(config, data, flow_run, "evaluation") as run:
         show(run, judgement, flow_run.name)
         run.text("product/manifest.json", store.open(product).manifest.model_dump_json(indent=1))
-        inputs = (product, data, model) if model else (product, data)
+        payload: dict[str, Any] = {"judgement": spelled(dataclasses.asdict(judgement))}
+        inputs: tuple[Ref, ...] = (product, data)
+        if model and model.kind == product.kind:  # of a kind a manifest names one
+            payload["beside"] = {"name": model.name, "version": model.version, "digest": model.digest}
+        elif model:
+            inputs = (*inputs, model)
         manifest = describe(Report, product.name, config, inputs, flow_run_id=flow_run.id, run_id=run.id)
-        report = store.write(Report, {"judgement": spelled(dataclasses.asdict(judgement))}, manifest, run_id=run.id)
+        report = store.write(Report, payload, manifest, run_id=run.id)
     get_run_logger().info("judged %s: %s %.4f", product, judgement.headline, judgement.metrics[judgement.headline])
     return report
 

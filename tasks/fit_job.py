@@ -24,7 +24,8 @@ def run(job: dict[str, Any]) -> None:
     """Train what a job describes, as one process of one or several.
 
     Args:
-        job: configuration class and values, dataset reference, folder for checkpoints, MLflow run.
+        job: configuration class and values, dataset reference, folder for checkpoints, MLflow run, and
+            what stands before the names of its metrics.
     """
     tracking.quiet()
     die_with_parent()
@@ -34,7 +35,7 @@ def run(job: dict[str, Any]) -> None:
         open_store().open(Dataset(**job["data"])),
         Path(job["folder"]),
         lightning_arguments=lightning_arguments(config.training.accelerator, config.training.processes),
-        logger=tracking.lightning_logger(tracking.Target(**job["run"])),
+        logger=tracking.lightning_logger(tracking.Target(**job["run"]), job["beside"]),
         rank=int(os.environ.get("RANK", "0")),
     )
 

@@ -13,7 +13,7 @@ from infra.manifest import product_name
 from infra.provenance import this_flow_run
 from infra.refs import Dataset, Index, Model
 from infra.store import Store, open_store
-from models.common.contracts import Curatable, Monitored
+from models.common.contracts import Monitored, Named
 from models.common.judgement import Judgement
 from tasks.evaluate import show
 from tasks.index import with_writes
@@ -21,7 +21,7 @@ from tasks.train import network_of
 
 
 @task(timeout_seconds=timedelta(hours=1).total_seconds())
-def watch(config: Monitored, data: Curatable, kind: Literal["index", "model"] = "index") -> Judgement:
+def watch(config: Monitored, data: Named, kind: Literal["index", "model"] = "index") -> Judgement:
     """Replay sampled requests against the live product and log how it did.
 
     Args:

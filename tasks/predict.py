@@ -1,17 +1,36 @@
-"""Predict: a live model answers a table of requests; the answers are kept with what they came from."""
+"""Predict: a live model answers a table of requests, or turns a dataset on a grid into another one, part by part.
 
+Answers and predicted datasets are kept with what they came from. The parts of a predicted dataset are made once, like
+those of any dataset that is made in parts: their keys are the digest of the model, of what a part reads, and of the
+code.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache, partial
+from importlib.metadata import version
+from typing import Any
 
+import torch
 from prefect import get_run_logger, task
 from prefect.cache_policies import INPUTS, RUN_ID
 
 from infra import catalogue
+from infra.caching import verb
+from infra.compute import each
+from infra.grids import open_groups
 from infra.lineage import tracked
-from infra.manifest import describe
+from infra.manifest import describe, digest_of
 from infra.provenance import Progress, this_flow_run
 from infra.refs import Dataset, Model, Predictions
 from infra.store import open_store
-from models.common.contracts import Predicting, Requested
+from models.common.contracts import Gridding, InputError, Payload, Predicting, Requested
+from models.common.parts import Layout, Part, PreparationConfig
+from tasks.prepare import Work, keep, key_of_all, live_dataset, put_together
+from tasks.publish import data_behind
+from tasks.train import network_of
 
 
 @task(cache_policy=RUN_ID + INPUTS, persist_result=True, result_serializer="json")
@@ -74,3 +93,90 @@ def predict(config: Requested, model: Model) -> Predictions:
         metrics["cache_hit_rate"],
     )  # fmt: skip
     return found
+
+
+def input_of(config: Gridding, model: Model) -> Dataset | None:
+    """What a model is asked about: a live dataset, or that from which it learned; None when a folder is named.
+
+    Args:
+        config: names it.
+        model: what is asked.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        NotPublishedError: nothing is live under the name.
+    """
+    if config.location:
+        return None
+    return live_dataset(config.dataset) if config.dataset else data_behind(model)
+
+
+@verb(timeout_seconds=timedelta(days=7).total_seconds())
+def predict_parts(config: Gridding, model: Model, data: Dataset | None, how: PreparationConfig) -> Dataset:
+    """Let a model turn a dataset into another one, part by part, and store that.
+
+    Args:
+        config: says which parts there are, and makes each by the model's network.
+        model: what predicts.
+        data: what it predicts from; None: the folder that the configuration names.
+        how: how the work is done; it does not matter for the result.
+
+    Returns:
+        The dataset, with its lineage to model and data; the same model, values, settings and code give the same
+        version, whatever happened on the way.
+
+    Raises:
+        CatalogueError: the folder lies outside the data roots.
+        InputError: the data are not those that the network can take. Parts that were made are kept.
+        IntegrityError: model or data are damaged.
+    """
+    mark = digest_of({name: catalogue.fingerprint(place) for name, place in config.sources().items()})
+    source = _Source(model=model, data=data, location=config.location, mark=mark)
+    network, opened = _opened(source)
+    survey = config.survey(opened, network)
+    if not survey.parts:
+        raise InputError(f"{data or config.location}: there are no hours to predict; prepare some.")
+    found = each(partial(_content, config, source), survey.parts, workers=how.workers)
+    common = key_of_all(config) | {"model": model.digest, "torch": version("torch")}
+    keys = {
+        part.name: digest_of({**common, "part": part.name, "about": part.about, "content": content})[:32]
+        for part, content in zip(survey.parts, found, strict=True)
+    }
+    light = {group: dataclasses.replace(layout, coordinates={}) for group, layout in survey.groups.items()}
+    maker = partial(_make, config, source, light)
+    inputs = (model, data) if data else (model,)
+    return put_together(config, survey, keys, maker, how, files={}, inputs=inputs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What a worker opens: the model, and a dataset or a folder; `mark` is another one when the folder's files are."""
+
+    model: Model
+    data: Dataset | None
+    location: str
+    mark: str
+
+
+def _content(config: Gridding, source: _Source, part: Part) -> str:
+    """Digest of what one part reads; in whatever process."""
+    _, opened = _opened(source)
+    return config.content(opened, part)
+
+
+def _make(config: Gridding, source: _Source, groups: Mapping[str, Layout], work: Work) -> str:
+    """Make one part and store it; in whatever process."""
+    network, opened = _opened(source)
+    return keep(config.part(opened, network, work.part), groups, work)
+
+
+@lru_cache(maxsize=2)
+def _opened(source: _Source) -> tuple[torch.nn.Module, Payload]:
+    """The network and what it is asked about, once in a process."""
+    store = open_store()
+    network: Any = network_of(store, source.model)
+    if source.data is not None:
+        return network, store.open(source.data)
+    return network, {"data": open_groups(catalogue.allowed(source.location))}

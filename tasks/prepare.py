@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from prefect import get_run_logger, task
@@ -40,12 +40,15 @@ from infra.manifest import (
     product_name,
 )
 from infra.provenance import Progress, create_table_artifact, this_flow_run
-from infra.refs import Dataset, Report
+from infra.refs import Dataset, Ref, Report
 from infra.store import open_store, write_durably
-from models.common.contracts import InputError, Surveyed
+from models.common.contracts import Gridding, InputError, Supplied, Surveyed
 from models.common.moments import Moments, merge, moments, side_by_side
 from models.common.parts import Layout, Part, Partitioned, PreparationConfig, Survey, Variable
 from tasks.evaluate import show, spelled
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 LIBRARIES = ("ducc0", "eccodes", "netCDF4", "numcodecs", "numpy", "pandas", "pyarrow", "xarray", "zarr")
 """A new version of one of these may change bytes, so it makes new keys."""
@@ -76,13 +79,45 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
         InputError: raw input cannot be used; names file, variable and remedy. Parts that were made are kept.
         StoreError: the store cannot be written.
     """
-    log, began, store = get_run_logger(), time.monotonic(), open_store()
     survey = surveyed(config)
-    name = product_name(config)
-    parts = Parts(store.parts(name))
     digests = _digests(survey)
     keys = keys_of(config, survey, digests)
-    whole = digest_of([[part.name, keys[part.name], part.at] for part in survey.parts] + [_frame(survey)])
+    light = {group: dataclasses.replace(layout, coordinates={}) for group, layout in survey.groups.items()}
+    return put_together(config, survey, keys, partial(make, config, light), how, files=digests)
+
+
+def put_together(
+    config: Partitioned | Gridding,
+    survey: Survey,
+    keys: Mapping[str, str],
+    maker: Callable[[Work], str],
+    how: PreparationConfig,
+    *,
+    files: Mapping[str, str],
+    inputs: tuple[Ref, ...] = (),
+) -> Dataset:
+    """Make the parts that are not there yet, put all of them together, and store the dataset.
+
+    Args:
+        config: names the dataset, and is kept with it.
+        survey: which parts there are.
+        keys: the key of every part, by its name.
+        maker: makes and stores one part, in whatever process.
+        how: how the work is done.
+        files: checksum of every raw file, by its path.
+        inputs: products that the parts are made from.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        Exception: of the first part that failed; what others made is kept.
+    """
+    log, began, store = get_run_logger(), time.monotonic(), open_store()
+    name = product_name(config)
+    parts = Parts(store.parts(name))
+    made_from = [[ref.kind, ref.name, ref.digest] for ref in inputs]
+    whole = digest_of([[part.name, keys[part.name], part.at] for part in survey.parts] + [_frame(survey), *made_from])
     if (known := _put_together(parts, whole)) and store.intact(known):
         log.info("%s is there already: %d parts, none made", known, len(survey.parts))
         return known
@@ -92,9 +127,8 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
         if parts.receipt(keys[part.name]) is None
     ]
     log.info("%d parts of %s, of which %d are made now", len(survey.parts), name, len(missing))
-    light = {group: dataclasses.replace(layout, coordinates={}) for group, layout in survey.groups.items()}
     with Progress(f"parts of {name}") as progress:
-        each(partial(make, config, light), missing, workers=how.workers, tell=_tell(log, progress))
+        each(maker, missing, workers=how.workers, tell=_tell(log, progress))
     receipts = [_receipt(parts, part, keys[part.name]) for part in survey.parts]
     with store.workplace() as staging:
         tree = parts.join(
@@ -103,12 +137,16 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
             [(receipt, part.at) for receipt, part in zip(receipts, survey.parts, strict=True)],
             {"recipe": class_path(config), "settings": canonical(config)},
         )
-        payload = {
+        payload: dict[str, Any] = {
             "data": tree,
             "statistics": statistics(survey, receipts),
-            "provenance": _provenance(survey, receipts, digests, config),
+            "provenance": _provenance(survey, receipts, files, config),
         }
-        manifest = describe(Dataset, name, config, flow_run_id=this_flow_run().id)
+        if inputs:
+            payload["provenance"]["inputs"] = [
+                {"kind": one.kind, "name": one.name, "digest": one.digest} for one in inputs
+            ]
+        manifest = describe(Dataset, name, config, inputs, flow_run_id=this_flow_run().id)
         dataset = store.write(Dataset, payload, manifest)
     _note(parts, whole, dataset)
     removed = parts.sweep(frozenset(keys.values()), time.time() - timedelta(days=how.keep_days).total_seconds())
@@ -119,6 +157,23 @@ def prepare(config: Partitioned, how: PreparationConfig) -> Dataset:
     )
     log.info("prepared %s; %d old parts were removed", dataset, removed)
     return dataset
+
+
+def supplied(config: Supplied) -> Dataset:
+    """The dataset that a configuration asks for: made in parts here, or live already.
+
+    Args:
+        config: says which of the two.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        NotPublishedError: nothing is live under the name.
+        InputError: raw input cannot be used.
+    """
+    recipe = config.recipe
+    return live_dataset(config.product) if recipe is None else prepare(recipe, config.preparation)
 
 
 @verb(timeout_seconds=timedelta(hours=12).total_seconds())
@@ -196,9 +251,26 @@ def make(config: Partitioned, groups: Mapping[str, Layout], work: Work) -> str:
     Raises:
         InputError: its files cannot be used, or a value is outside its bounds.
     """
+    return keep(config.part(work.part), groups, work)
+
+
+def keep(made: Mapping[str, "xr.Dataset"], groups: Mapping[str, Layout], work: Work) -> str:
+    """Check one part, and store it with its statistics.
+
+    Args:
+        made: group to its variables.
+        groups: the layouts that the survey found.
+        work: which part.
+
+    Returns:
+        Its key.
+
+    Raises:
+        InputError: a variable is not as its layout says, or a value is outside its bounds.
+    """
     arrays: dict[str, dict[str, np.ndarray[Any, Any]]] = {}
     notes: dict[str, Any] = {"statistics": {}}
-    for group, labelled in config.part(work.part).items():
+    for group, labelled in made.items():
         layout = groups[group]
         brought = set(map(str, labelled.variables))
         if odd := (set(layout.variables) - brought) | (set(map(str, labelled.data_vars)) - set(layout.variables)):
@@ -305,18 +377,23 @@ def keys_of(config: Partitioned, survey: Survey, digests: Mapping[str, str]) -> 
         survey: what it found.
         digests: checksum of every file, by its path.
     """
-    settings = {name: value for name, value in describe_configuration(config).items() if name not in config.elsewhere}
-    common = {
-        "class": class_path(config),
-        "settings": settings,
-        "code": code_digest(*code_behind_parts(config), "models.common.moments", "infra.grids"),
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
+    common = key_of_all(config)
     return {
         part.name: digest_of(
             {**common, "part": part.name, "about": part.about, "files": [digests[file] for file in part.files]}
         )[:32]
         for part in survey.parts
+    }
+
+
+def key_of_all(config: Partitioned | Gridding) -> dict[str, Any]:
+    """What the keys of all parts have in common: settings, code and libraries."""
+    settings = {name: value for name, value in describe_configuration(config).items() if name not in config.elsewhere}
+    return {
+        "class": class_path(config),
+        "settings": settings,
+        "code": code_digest(*code_behind_parts(config), "models.common.moments", "infra.grids"),
+        "libraries": {name: version(name) for name in LIBRARIES},
     }
 
 
@@ -370,7 +447,7 @@ def _note_of(parts: Parts, whole: str) -> Path:
 
 
 def _provenance(
-    survey: Survey, receipts: Sequence[Receipt], digests: Mapping[str, str], config: Partitioned
+    survey: Survey, receipts: Sequence[Receipt], digests: Mapping[str, str], config: Partitioned | Gridding
 ) -> dict[str, Any]:
     """Which part was made of which content; without paths, so that the same content gives the same bytes anywhere.
 

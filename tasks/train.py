@@ -28,7 +28,7 @@ TIMEOUT_S = timedelta(hours=12).total_seconds()
 
 
 @verb(timeout_seconds=TIMEOUT_S)
-def train(config: Trainable, data: Dataset) -> Model:
+def train(config: Trainable, data: Dataset, product: str = "", beside: str = "") -> Model:
     """Train the configuration's network and store its best epoch.
 
     A run that was killed goes on from its last finished epoch when the task runs again, in this flow run or another,
@@ -37,6 +37,8 @@ def train(config: Trainable, data: Dataset) -> Model:
     Args:
         config: describes network, loss, batches and how long to train.
         data: what to learn from.
+        product: name of the model; empty: that of the data.
+        beside: what stands before the names of its metrics when it is not the flow's own model but one beside it.
 
     Returns:
         The model: weights and the sizes that its network is built from.
@@ -55,6 +57,7 @@ def train(config: Trainable, data: Dataset) -> Model:
             "data": data.model_dump(),
             "folder": str(folder),
             "run": run.target.model_dump(),
+            "beside": beside,
         }
         if config.training.processes == 1:
             from tasks import fit_job  # Lightning takes seconds to import, and a cached task needs none of it
@@ -63,9 +66,9 @@ def train(config: Trainable, data: Dataset) -> Model:
         else:
             torchrun("tasks.fit_job", job, config.training.processes, folder / "torchrun.log", TIMEOUT_S - 60)
         summary = json.loads((folder / "training.json").read_text())
-        run.metrics({key: value for key, value in summary.items() if key != "sizes"})
+        run.metrics({f"{beside}{key}": value for key, value in summary.items() if key != "sizes"})
         payload = {"weights": safetensors.torch.load_file(folder / "weights.safetensors"), "training": summary}
-        manifest = describe(Model, data.name, config, (data,), flow_run_id=flow_run.id, run_id=run.id)
+        manifest = describe(Model, product or data.name, config, (data,), flow_run_id=flow_run.id, run_id=run.id)
         model = store.write(Model, payload, manifest)
         shutil.rmtree(folder, ignore_errors=True)
     get_run_logger().info("trained %s: best epoch %d of %d", model, summary["best_epoch"], summary["epochs"])

@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from models.climate.datasets import config as climate
+from models.climate.gravity_waves import config as gravity_waves
 from models.feed.history import config as history
 from models.feed.ranking import config as ranking
 from models.feed.ranking import scaling
@@ -65,6 +66,10 @@ PRESETS = {
         for size in climate.PRESETS
     },
     ("flows.marketing.expand_audience", "tiny"): marketing.tiny_audience,
+    ("flows.gravity_waves.train_gravity_waves", "tiny"): gravity_waves.tiny,
+    ("flows.gravity_waves.train_gravity_waves", "small"): gravity_waves.small,
+    ("flows.gravity_waves.train_gravity_waves", "paper"): gravity_waves.paper,
+    ("flows.gravity_waves.monitor_gravity_waves", "tiny"): gravity_waves.tiny,
 }
 
 

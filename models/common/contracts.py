@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,10 @@ from models.common.errors import AwaitedError as AwaitedError
 from models.common.errors import InputError as InputError
 from models.common.examination import Examination
 from models.common.judgement import Judgement
-from models.common.parts import Partitioned, Survey
+from models.common.parts import Part, Partitioned, PreparationConfig, Survey
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Payload = Mapping[str, Any]
 """Named parts of a product. Each part is one of: `numpy.ndarray` (no objects), `pyarrow.Table`,
@@ -35,12 +38,16 @@ class Comparable(Protocol):
         """What a person compares runs by: few, named alike in every run of the system."""
 
 
-class Curatable(Protocol):
-    """A configuration that turns raw files into a validated dataset."""
+class Named(Protocol):
+    """A configuration of data."""
 
     @property
     def name(self) -> str:
         """Lower case, digits and hyphens; `SYSTEM-NAME` is the dataset's name and that of all products made from it."""
+
+
+class Curatable(Named, Protocol):
+    """A configuration that turns raw files into a validated dataset."""
 
     def sources(self) -> Mapping[str, str]:
         """Raw files wanted: logical name to location (path, URL, `catalogue:ENTRY/FILE`); empty when generated."""
@@ -389,6 +396,56 @@ class Judged(Protocol):
         part `champion` has the live version that the product must not be worse than, as `network`, and the `data` that
         it was made from; metrics then have `gain_over_champion_low` (see `models.common.gate`).
         """
+
+
+class Supplied(Protocol):
+    """A configuration of data that are either made in parts, or live already."""
+
+    @property
+    def recipe(self) -> Partitioned | None:
+        """What makes the parts; None: the data are live."""
+
+    @property
+    def preparation(self) -> PreparationConfig:
+        """How the parts are made, if they are."""
+
+    @property
+    def product(self) -> str:
+        """Name of the live dataset."""
+
+
+class Gridding(Protocol):
+    """A configuration whose trained network turns a dataset that was made in parts into another one, part by part."""
+
+    elsewhere: ClassVar[tuple[str, ...]]
+    """As of `Partitioned`."""
+
+    @property
+    def name(self) -> str:
+        """Lower case, digits and hyphens; `SYSTEM-NAME` is the name of what is made."""
+
+    @property
+    def location(self) -> str:
+        """Path of a Zarr tree of somebody's own; empty: a dataset of the store."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of a live dataset; empty: that from which the model learned."""
+
+    def sources(self) -> Mapping[str, str]:
+        """The files of that tree as a pattern; empty for a dataset of the store."""
+
+    def survey(self, data: Payload, network: torch.nn.Module) -> Survey:
+        """Which parts there are; looks at labels alone. Raises `InputError` for data that the network cannot take."""
+
+    def content(self, data: Payload, part: Part) -> str:
+        """Digest of everything that a part reads of the data: equal for equal values."""
+
+    def part(self, data: Payload, network: torch.nn.Module, part: Part) -> Mapping[str, "xr.Dataset"]:
+        """Make one part in bounded memory; raises `InputError`."""
+
+    def export(self, groups: Mapping[str, "xr.Dataset"], folder: Path) -> tuple[Path, ...]:
+        """As of `Partitioned`."""
 
 
 class Surveyed(Protocol):

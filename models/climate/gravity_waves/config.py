@@ -62,6 +62,11 @@ class ReadingConfig:
         return FluxFields.of(data, dropped_levels=self.dropped_levels)
 
 
+def _lattice() -> LatticeConfig:
+    # little is left to chance, so that what comes from the side shows in little data
+    return LatticeConfig(hours_apart=193, world=GwsphereConfig(rows=32, columns=64, levels=6, intermittency=0.2))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Fields and the fluxes that go with them: a generated lattice, or a live dataset of fluxes."""
@@ -75,7 +80,7 @@ class DataConfig:
     dataset: str = setting(
         "datasets-fluxes", "Dataset", "For dataset: name of the live dataset; its group `training` is read."
     )
-    lattice: LatticeConfig = setting(LatticeConfig, "Lattice", "For generated: which world, and which hours of it.")
+    lattice: LatticeConfig = setting(_lattice, "Lattice", "For generated: which world, and which hours of it.")
     preparation: PreparationConfig = setting(PreparationConfig, "Preparation", "For generated: how parts are made.")
     reading: ReadingConfig = setting(ReadingConfig, "Reading", "What of the data is read, and for what.")
 
@@ -99,14 +104,18 @@ class DataConfig:
 
 
 def _training() -> TrainingConfig:
-    return TrainingConfig(epochs=12, batch_size=4, learning_rate=4e-3, schedule="cosine")
+    return TrainingConfig(epochs=6, batch_size=2, learning_rate=6e-3, schedule="cosine")
+
+
+def _architecture() -> NetworkConfig:
+    return NetworkConfig(width=12, depth=1, stem=48)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LearningConfig:
     """A network and how it learns."""
 
-    architecture: NetworkConfig = setting(NetworkConfig, "Architecture", "What turns fields into fluxes.")
+    architecture: NetworkConfig = setting(_architecture, "Architecture", "What turns fields into fluxes.")
     training: TrainingConfig = setting(_training, "Training", "How it learns; a batch is of hours of the whole sphere.")
 
 
@@ -181,7 +190,7 @@ class GravityWavesConfig:
     data: DataConfig = setting(DataConfig, "Data", "Fields and the fluxes that go with them.")
     network: LearningConfig = setting(LearningConfig, "Network", "What is to be published, and how it learns.")
     column: LearningConfig = setting(
-        lambda: LearningConfig(architecture=NetworkConfig(kind="column", hidden=64, layers=3)),
+        lambda: LearningConfig(architecture=NetworkConfig(kind="column", hidden=48, layers=2)),
         "Column",
         "The single column that the network must beat, and how it learns: for as many steps, with a rate of its own.",
     )
@@ -297,7 +306,7 @@ def of_fluxes(network: torch.nn.Module | None) -> FluxNetwork:
 
 
 def tiny() -> GravityWavesConfig:
-    """A world of 16 x 32 columns and six levels, 364 hours: well under a CPU-minute; the default everywhere."""
+    """A world of 32 x 64 columns and six levels, 184 hours: well under a CPU-minute; the default everywhere."""
     return GravityWavesConfig()
 
 

@@ -131,7 +131,7 @@ class LatticeConfig:
                 for name in DIMS:
                     values = dataset[name].values[rows] if name == "time" else dataset[name].values
                     file.createDimension(name, len(values))
-                    file.createVariable(name, values.dtype, (name,))[:] = values
+                    file.createVariable(name, values.dtype.newbyteorder("="), (name,))[:] = values
                     file[name].setncatts(dict(dataset[name].attrs))
                 for name in map(str, dataset.data_vars):
                     file.createVariable(name, "f4", DIMS, zlib=True, complevel=1).setncatts(dict(dataset[name].attrs))

@@ -355,9 +355,9 @@ class Gate(nn.Module):
 class UNet(nn.Module):
     """Attention U-Net: blocks and poolings down, blocks up again, each with what its level had on the way down.
 
-    What crosses is taken before dropout, which falls on the way down alone. With a stem, what its two 1x1 layers find in
-    each column is given to the first block, and once more beside what has come up, to a 1x1 layer before the fluxes: a
-    column network is then a part of it.
+    What crosses is taken before dropout, which falls on the way down alone. With a stem, what its two 1x1 layers find
+    in each column is given to the first block, and once more beside what has come up, to a 1x1 layer before the fluxes:
+    a column network is then a part of it.
 
     Args:
         inputs, outputs: numbers of channels.

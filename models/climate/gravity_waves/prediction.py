@@ -55,7 +55,7 @@ class PredictionConfig:
     location: str = setting(
         "",
         "Folder",
-        "Path or URL of a Zarr tree with the fields, under a data root, in place of a dataset; empty: a dataset.",
+        "Path of a Zarr tree with the fields, under a data root, in place of a dataset; empty: a dataset.",
     )
     group: str = setting(GROUP, "Group", "Group that has the fields; empty: the root.")
     days_together: int = setting(
@@ -74,6 +74,12 @@ class PredictionConfig:
             raise ValueError(
                 f"PredictionConfig.dataset must be empty when location names a folder, got {self.dataset!r} and "
                 f"{self.location!r}; say which of them."
+            )
+
+        if "://" in self.location:
+            raise ValueError(
+                f"PredictionConfig.location must be a path on this machine, got {self.location!r}; copy the tree from "
+                "there, or prepare a dataset."
             )
 
     def sources(self) -> Mapping[str, str]:
@@ -143,7 +149,7 @@ class PredictionConfig:
                 for name in DIMS:
                     values = dataset[name].values[rows] if name == "time" else dataset[name].values
                     file.createDimension(name, len(values))
-                    file.createVariable(name, values.dtype, (name,))[:] = values
+                    file.createVariable(name, values.dtype.newbyteorder("="), (name,))[:] = values
                     file[name].setncatts(dict(dataset[name].attrs))
                 for name in FLUXES:
                     file.createVariable(name, "f4", DIMS).setncatts(dict(dataset[name].attrs))

@@ -3,19 +3,28 @@
 Shapes: F feature channels, O flux channels, I x J latitudes x longitudes.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.climate.gravity_waves.fields import FluxFields
 from models.common.errors import InputError
-from models.common.moments import moments
+from models.common.moments import Moments, moments
 
 Floats = NDArray[np.float64]
 
 LATITUDES, LONGITUDES = 90.0, 360.0
 """Degrees that position is divided by, as in the published files; it is not centred."""
+
+THREADS = 8
+"""Threads that read and add at most, unless more are asked for."""
+
+TOGETHER = 16
+"""Hours that a thread adds before it hands its sums over."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,7 +46,7 @@ class Statistics:
     flux_deviation: Floats
 
     @classmethod
-    def of(cls, fields: FluxFields, rows: NDArray[np.int64]) -> "Statistics":
+    def of(cls, fields: FluxFields, rows: NDArray[np.int64], *, threads: int = 0) -> "Statistics":
         """Statistics over some hours.
 
         One mean and one deviation for each variable and level, over all cells alike, as in the published files
@@ -47,6 +56,7 @@ class Statistics:
         Args:
             fields: with fluxes.
             rows: the hours of training.
+            threads: that read and add, each an hour at a time; 0: one for each core, at most 8.
 
         Returns:
             The statistics.
@@ -60,13 +70,18 @@ class Statistics:
         """
         if not len(rows):
             raise InputError("statistics need at least one hour of training, got none; name months that are there.")
-        features_FIJ = np.empty((fields.features, *fields.shape), np.float32)
-        fluxes_OIJ = np.empty((fields.outputs, *fields.shape), np.float32)
-        seen, said = moments(features_FIJ[2:, :0], keep=(0,)), moments(fluxes_OIJ[:, :0], keep=(0,))  # of nothing
-        for row in np.asarray(rows).tolist():
-            fields.read_into(row, features_FIJ, fluxes_OIJ)
-            seen += moments(features_FIJ[2:], keep=(0,))
-            said += moments(fluxes_OIJ, keep=(0,))
+        rows = np.asarray(rows, np.int64)
+        threads = min(threads or min(THREADS, os.cpu_count() or 1), len(rows))
+        shares = [
+            rows[first : first + TOGETHER * threads][one::threads]
+            for first in range(0, len(rows), TOGETHER * threads)
+            for one in range(threads)
+        ]
+        with ThreadPoolExecutor(threads) as pool:
+            pieces = pool.map(partial(_sums, fields), [share for share in shares if len(share)])
+            seen, said = next(pieces)
+            for features, fluxes in pieces:
+                seen, said = seen + features, said + fluxes
         return cls(
             hours=len(rows),
             feature_mean=np.concatenate([[0.0, 0.0], seen.mean]),
@@ -74,3 +89,15 @@ class Statistics:
             flux_mean=said.mean,
             flux_deviation=said.deviation,
         )
+
+
+def _sums(fields: FluxFields, rows: NDArray[np.int64]) -> tuple[Moments, Moments]:
+    """Of some hours: those of the features but position, and of the fluxes."""
+    features_FIJ = np.empty((fields.features, *fields.shape), np.float32)
+    fluxes_OIJ = np.empty((fields.outputs, *fields.shape), np.float32)
+    seen, said = moments(features_FIJ[2:, :0], keep=(0,)), moments(fluxes_OIJ[:, :0], keep=(0,))  # of nothing
+    for row in rows.tolist():
+        fields.read_into(row, features_FIJ, fluxes_OIJ)
+        seen += moments(features_FIJ[2:], keep=(0,))
+        said += moments(fluxes_OIJ, keep=(0,))
+    return seen, said

@@ -108,7 +108,7 @@ def test_the_order_follows_from_seed_and_epoch_alone() -> None:
     fields = FluxFields(hand_written(60, levels=1, rows=2, columns=2))
 
     def order(seed: int, epoch: int) -> list[int]:
-        return HourBatches(fields, np.arange(60), batch_size=7, seed=seed).order(epoch).tolist()
+        return [int(row) for row in HourBatches(fields, np.arange(60), batch_size=7, seed=seed).order(epoch)]
 
     torch.manual_seed(1)
     first = order(4, 2)
@@ -147,7 +147,7 @@ def test_going_on_in_the_middle_reads_nothing_before_it_and_gives_the_same_bits(
     whole = [(batch.rows, *batch.to("cpu")) for batch in batches.epoch(5)]
     fields.read_hours.clear()
     rest = islice(batches.epoch(5), 7, None)
-    resumed = []
+    resumed: list[tuple[Any, ...]] = []
     for batch in rest:
         assert not fields.read_hours or resumed
         resumed.append((batch.rows, *batch.to("cpu")))

@@ -1,10 +1,13 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from models.climate.generator.gwsphere import GwsphereConfig, features_of
 from models.climate.gravity_waves.chunks import LabelledHours, StoredHours, hours_of
@@ -90,6 +93,50 @@ def test_stored_hours_have_the_bits_of_the_arrays_they_were_made_of(layout: str,
         for one, other in zip(plain.read([4, 0, 2]), fast.read([4, 0, 2]), strict=True):
             assert one is not None and other is not None
             assert np.array_equal(one, other)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    hours=st.integers(1, 5),
+    levels=st.integers(1, 5),
+    rows=st.integers(2, 7),
+    columns=st.integers(2, 9),
+    chunk=st.integers(1, 5),
+    files=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    turned=st.tuples(st.booleans(), st.booleans()),
+    draw=st.data(),
+)
+def test_any_layout_of_a_stored_dataset_gives_the_values_that_were_written(
+    hours: int,
+    levels: int,
+    rows: int,
+    columns: int,
+    chunk: int,
+    files: tuple[int, int],
+    turned: tuple[bool, bool],
+    draw: st.DataObject,
+) -> None:
+    dropped = draw.draw(st.integers(0, levels - 1))
+    dataset = _turned(hand_written(hours, levels=levels, rows=rows, columns=columns), north=turned[0], bottom=turned[1])
+    chunks, shards = {"time": 1, "level": chunk}, {"time": files[0], "level": files[1] * chunk}
+    with TemporaryDirectory() as folder:
+        data = stored(dataset, Path(folder), chunks=chunks, shards=shards)
+        features, fluxes = FluxFields.of(data, dropped_levels=dropped).read(range(hours))
+    assert fluxes is not None
+    count = levels - dropped
+    assert features.shape == (hours, 3 + 4 * count, rows, columns)
+    for at, name in ((3, "u"), (3 + count, "v"), (3 + 3 * count, "w")):
+        assert np.array_equal(features[:, at : at + count], _values(name, hours, levels, rows, columns)[:, dropped:])
+    assert np.array_equal(features[:, 2], _values("zs", hours, levels, rows, columns)[:, 0])
+    for at, name in ((0, "uw"), (count, "vw")):
+        assert np.array_equal(fluxes[:, at : at + count], _values(name, hours, levels, rows, columns)[:, dropped:])
+    t, p = (_values(name, hours, levels, rows, columns)[:, dropped:].astype(np.float64) for name in ("t", "p"))
+    np.testing.assert_allclose(features[:, 3 + 2 * count : 3 + 3 * count], t * (p / 1e5) ** -0.286, rtol=1e-7)
+
+
+def _values(name: str, *shape: int) -> Any:
+    """All values of a variable, from the top and from the south."""
+    return hand_written(shape[0], levels=shape[1], rows=shape[2], columns=shape[3])[name].values
 
 
 def test_what_was_changed_after_opening_is_read_and_not_the_files(tmp_path: Path) -> None:
@@ -273,13 +320,15 @@ def test_levels_without_pressure_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "count"), [("hours since 1970-01-01 00:00:00", 5), ("days since 1969-12-31T12:00", 5)]
+    ("units", "first", "step"),
+    [
+        ("hours since 1970-01-01 00:00:00", "1970-01-01T00", 3600),
+        ("days since 1969-12-31T12:00", "1969-12-31T12", 86400),
+    ],
 )
-def test_times_count_from_any_date(units: str, count: int) -> None:
-    fields = FluxFields(_dated(list(range(count)), units))
-    unit = np.timedelta64(1, units[0])
-    first = np.datetime64("1970-01-01" if units[0] == "h" else "1969-12-31T12")
-    assert (fields.time == first + unit * np.arange(count)).all()
+def test_times_count_from_any_date(units: str, first: str, step: int) -> None:
+    fields = FluxFields(_dated([0, 1, 5], units))
+    assert (fields.time == np.datetime64(first, "s") + np.array([0, step, 5 * step], "m8[s]")).all()
 
 
 def test_a_dataset_without_the_group_is_refused_with_what_it_has() -> None:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.climate.gravity_waves.networks import FluxNetwork, Kind, NetworkConfig, Padding, published, surround
@@ -205,6 +207,20 @@ def test_what_surrounds_a_field_is_where_the_padding_says(padding: Padding, cell
             else:
                 wanted = field[..., -1 - row if row < 0 else 7 - row, (column + 3) % 6]
             assert torch.equal(outer[..., row + cells, column + cells], wanted.double())
+
+
+@given(
+    rows=st.integers(2, 7),
+    half=st.integers(1, 6),
+    by=st.integers(-9, 9),
+    cells=st.integers(1, 2),
+    padding=st.sampled_from(["circular", "sphere"]),
+)
+def test_what_surrounds_a_field_rolls_with_it(rows: int, half: int, by: int, cells: int, padding: Padding) -> None:
+    field = torch.arange(rows * 2 * half, dtype=torch.float64).reshape(1, 1, rows, 2 * half)
+    moved, still = surround(field.roll(by, -1), cells, padding), surround(field, cells, padding)
+    assert torch.equal(moved[..., cells:-cells], still[..., cells:-cells].roll(by, -1))
+    assert torch.equal(moved[..., cells:-cells, cells:-cells], field.roll(by, -1))
 
 
 @pytest.mark.parametrize("padding", ["circular", "sphere"])

@@ -114,11 +114,11 @@ def test_a_margin_that_leaves_nothing_says_so() -> None:
         ({"test": ("2010",)}, "SplitConfig.test names 2010, which is in train already"),
         (
             {"validation": ("2014-04", "2014-04")},
-            "SplitConfig.validation names 2014-04, which is in validation already",
+            "validation names 2014-04, which is in validation already",
         ),
         (
             {"train": ("2014-13",)},
-            "SplitConfig.train must name years such as 2014 or months such as 2014-04, got '2014-13'",
+            "train must name years such as 2014 or months such as 2014-04, got '2014-13'",
         ),
         ({"train": ("14",)}, "got '14'"),
         ({"train": ()}, "SplitConfig.train must be at least this long: 1"),
