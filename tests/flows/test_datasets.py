@@ -95,8 +95,10 @@ def _entry(schema: Any, file: Path) -> Any:
 
 
 def _wrong(entry: Any, file: Path) -> None:
-    # the smallest worlds have coarser grids than the published ones, and nothing else is different
-    found = [one for one in schemas.differences_in(entry, file) if not re.match(r"dimension \w+ has length", one)]
+    # The smallest worlds have coarser grids than the published ones, and a mended file says its fill where readers look
+    # for it; nothing else is different.
+    mended = r"dimension \w+ has length|\w+ has fill np.float32\(1e\+15\), must have None"
+    found = [one for one in schemas.differences_in(entry, file) if not re.match(mended, one)]
     assert found == [], f"{file.name}: {found}"
 
 

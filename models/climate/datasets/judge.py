@@ -75,7 +75,7 @@ def judge(
     chosen = draw.sample(survey.parts, min(config.parts, len(survey.parts)))
     pieces = [(part, piece) for part in chosen for piece in _pieces(reference, part, config.levels, draw)]
     remade = [
-        (piece.name, {**places[part.name], **_begins(piece)}, reference.reference(recipe, piece, {}))
+        (piece.name, {**places[part.name], **_begins(piece, but=part)}, reference.reference(recipe, piece, {}))
         for part, piece in pieces
     ]
     found = certificate.differences(groups, remade)
@@ -130,13 +130,14 @@ def _places(provenance: list[Mapping[str, Any]], survey: Survey) -> dict[str, di
                     places[part["name"]][group] = {layout.append: slice(end - length, end)}
             continue
         for one in survey.parts:
-            places[one.name][group] = _begins(one).get(group, {})
+            places[one.name][group] = {dim: slice(start, None) for dim, start in one.at.get(group, {}).items()}
     return places
 
 
-def _begins(part: Part) -> dict[str, dict[str, slice]]:
-    """Where a part begins in the groups in which it has a place."""
-    return {group: {dim: slice(start, None) for dim, start in at.items()} for group, at in part.at.items()}
+def _begins(piece: Part, *, but: Part) -> dict[str, dict[str, slice]]:
+    """Where a piece of a part begins, in the groups in which it does not begin as the part does."""
+    moved = {group: at for group, at in piece.at.items() if at != but.at.get(group)}
+    return {group: {dim: slice(start, None) for dim, start in at.items()} for group, at in moved.items()}
 
 
 def _pieces(reference: ModuleType, part: Part, most: int, draw: random.Random) -> tuple[Part, ...]:
