@@ -110,6 +110,7 @@ def test_the_tiny_network_is_published_with_a_certificate_that_holds_and_a_secon
     store, parts = open_store(), len(names)
     (report,) = [one for one in store.versions("report", outcome.product) if one.run_id == outcome.run_id]
     assert report.inputs["model"]["version"] == outcome.version
+    assert any(entry.part == "beside" for entry in report.files), "the report does not say which column"
     (beside,) = store.versions("model", "gravity_waves-lattice-column")
     assert store.current_or_none("model", "gravity_waves-lattice-column") is None, "a column went live"
     kept = mlflow_client().get_run(outcome.run_id).data

@@ -25,7 +25,6 @@ Source: files and commits as in `networks`; layout of checkpoints: `Training_ANN
 `Training_AttentionUNet` [68-77], both function_training.py at 407cc1d.
 """
 
-import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +57,7 @@ _READABLE = [
 """What a checkpoint has beside tensors and plain values: a loss without weights, losses and the epoch as numbers."""
 
 _UNREADABLE = (
-    pickle.UnpicklingError,
+    torch.serialization.pickle.UnpicklingError,  # type: ignore[attr-defined]  # beside tensors there is something else
     RuntimeError,
     EOFError,
     OSError,
