@@ -1,6 +1,6 @@
 """Whether a network that sees the neighbourhood beats the single column where waves travel, and only there.
 
-python -m benchmarks gravity_waves_nonlocality [--seeds 3] [--runs FOLDER] [--most SECONDS] [--write]
+python -m benchmarks gravity_waves_nonlocality [--seeds 3] [--nonlocality 0 .25 .5 1] [--runs FOLDER] [--write]
 
 The generator has one knob, the factor of the waves' sideways way. For each of its values the lattice of `small()` is
 made with the same winds, ground and chance; Attention U-Net and single column are trained from each seed, the stencil
@@ -183,26 +183,26 @@ def main(options: Sequence[str] = ()) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, 2 or more")
     parser.add_argument("--runs", default="", help="folder of lattices and trainings; empty: one for passing files")
     parser.add_argument(
-        "--only", type=float, nargs="*", default=(), help="train for these non-localities alone, no page"
+        "--nonlocality", type=float, nargs="+", default=NONLOCALITIES, help="rising, from 0 to 1, these two among them"
     )
     parser.add_argument("--most", type=float, default=0.0, help="CPU seconds of this call; 0: no limit")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
     chosen = parser.parse_args(options)
     if chosen.seeds < 2:
         parser.error("--seeds must be at least 2.")
+    if sorted(set(chosen.nonlocality)) != list(chosen.nonlocality) or not {0.0, 1.0} <= set(chosen.nonlocality):
+        parser.error(f"--nonlocality must rise from 0 to 1, got {chosen.nonlocality}.")
     one_thread()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     folder = Path(chosen.runs or Path(tempfile.gettempdir()) / "headrace" / "gravity_waves_nonlocality")
     study = Study(folder, small(), chosen.most)
     try:
         rates = _rates(study, console)
-        tests = _tests(study, rates, chosen.seeds, tuple(chosen.only) or NONLOCALITIES, console)
+        tests = _tests(study, rates, chosen.seeds, chosen.nonlocality, console)
     except SpentError:
         console.print(f"{chosen.most:g} CPU seconds are spent; call again to go on.")
         return
-    if chosen.only:
-        return
-    lines = _page(small(), rates, tests, chosen.seeds)
+    lines = _page(small(), rates, tests, chosen)
     console.print("\n".join(lines))
     if chosen.write:
         PAGE.parent.mkdir(parents=True, exist_ok=True)
@@ -285,14 +285,17 @@ def _page(
     base: GravityWavesConfig,
     rates: Mapping[str, Mapping[float, float]],
     tests: Mapping[tuple[str, float], Sequence[Tested]],
-    seeds: int,
+    chosen: argparse.Namespace,
 ) -> list[str]:
     lattice, world, split = base.data.lattice, base.data.lattice.world, base.data.reading.split
     pressure = np.geomspace(1.0, 1000.0, world.levels)
-    ratios = {at: ratio(tests["unet", at], tests["column", at]) for at in NONLOCALITIES}
+    every = tuple(chosen.nonlocality)
+    ratios = {at: ratio(tests["unet", at], tests["column", at]) for at in every}
     last = NONLOCALITIES[-1]
+    options = f"--seeds {chosen.seeds}"
+    options += f" --nonlocality {' '.join(f'{at:g}' for at in every)}" if every != NONLOCALITIES else ""
     beside = ratio(tests["unet", last], tests["stencil", last])
-    falling = all(ratios[a].value > ratios[b].value for a, b in pairwise(NONLOCALITIES))
+    falling = all(ratios[a].value > ratios[b].value for a, b in pairwise(every))
     verdicts = [
         ("falls from each non-locality to the next", "yes" if falling else "NO", "yes"),
         (f"U-Net / column at {last:g}", f"{ratios[last].value:.3f}", f"<= {COLUMN_BAR:.2f}"),
@@ -324,7 +327,7 @@ def _page(
         ]
 
     spent = {
-        kind: np.median([one.cpu_s for (own, _), every in tests.items() if own == kind for one in every])
+        kind: np.median([one.cpu_s for (own, _), those in tests.items() if own == kind for one in those])
         for kind in KINDS
     }
     size = {kind: tests[kind, last][0].parameters for kind in KINDS}
@@ -332,7 +335,7 @@ def _page(
     return [
         "# Non-locality: Attention U-Net, single column, stencil",
         "",
-        f"Written by `python -m benchmarks gravity_waves_nonlocality --seeds {seeds} --write` on "
+        f"Written by `python -m benchmarks gravity_waves_nonlocality {options} --write` on "
         f"{datetime.now(UTC):%Y-%m-%d}, on a CPU. Generator `models/climate/generator`, SHA-256 of "
         f"{', '.join(GENERATOR)}: `{generator_digest()[:16]}`.",
         "",
@@ -345,7 +348,7 @@ def _page(
         "",
         *markdown(("claim", "found", "bar"), verdicts),
         "",
-        *markdown(("non-locality", "U-Net", "column", "ratio", "95 %", "seeds"), [row(at) for at in NONLOCALITIES]),
+        *markdown(("non-locality", "U-Net", "column", "ratio", "95 %", "seeds"), [row(at) for at in every]),
         "",
         f"At {last:g} beside the 3x3 stencil: U-Net / stencil {beside.value:.3f} ({beside.low:.3f} to "
         f"{beside.high:.3f}; seeds {' '.join(f'{one:.3f}' for one in beside.seeds)}), stencil's mean square "
