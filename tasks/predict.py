@@ -140,12 +140,9 @@ def predict_parts(config: Gridding, model: Model, data: Dataset | None, how: Pre
         raise InputError(f"{data or config.location}: there are no hours to predict; prepare some.")
     found = each(partial(_content, config, source), survey.parts, workers=how.workers)
     common = key_of_all(config) | {"model": model.digest, "torch": version("torch")}
-    keys = {
-        part.name: digest_of({**common, "part": part.name, "about": part.about, "content": content})[:32]
-        for part, content in zip(survey.parts, found, strict=True)
-    }
+    keys = {part.name: _key(common, part, content) for part, content in zip(survey.parts, found, strict=True)}
     light = {group: dataclasses.replace(layout, coordinates={}) for group, layout in survey.groups.items()}
-    maker = partial(_make, config, source, light)
+    maker = partial(_make, config, source, light, common)
     inputs = (model, data) if data else (model,)
     return put_together(config, survey, keys, maker, how, files={}, inputs=inputs)
 
@@ -166,10 +163,21 @@ def _content(config: Gridding, source: _Source, part: Part) -> str:
     return config.content(opened, part)
 
 
-def _make(config: Gridding, source: _Source, groups: Mapping[str, Layout], work: Work) -> str:
+def _key(common: Mapping[str, Any], part: Part, content: str) -> str:
+    """The key of a part."""
+    return digest_of({**common, "part": part.name, "about": part.about, "content": content})[:32]
+
+
+def _make(
+    config: Gridding, source: _Source, groups: Mapping[str, Layout], common: Mapping[str, Any], work: Work
+) -> str:
     """Make one part and store it; in whatever process."""
     network, opened = _opened(source)
-    return keep(config.part(opened, network, work.part), groups, work)
+    made = config.part(opened, network, work.part)
+    # a folder may change while it is read, and a part under the key of other values would be found for ever
+    if source.location and _key(common, work.part, config.content(opened, work.part)) != work.key:
+        raise InputError(f"{work.part.name}: {source.location} changed while it was read; run again when it is whole.")
+    return keep(made, groups, work)
 
 
 @lru_cache(maxsize=2)

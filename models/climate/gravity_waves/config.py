@@ -131,12 +131,17 @@ class FluxNetworkConfig(LearningConfig):
         return "r2"
 
     def sizes(self, data: Payload) -> Mapping[str, int]:
-        """The number of levels."""
-        return {"levels": self.reading.fields(data).levels}
+        """Levels, latitudes and longitudes."""
+        fields = self.reading.fields(data)
+        rows, columns = fields.shape
+        return {"levels": fields.levels, "rows": rows, "columns": columns}
 
     def network(self, sizes: Mapping[str, int]) -> FluxNetwork:
         """A fresh network; random state is the caller's."""
-        return FluxNetwork(sizes["levels"], self.architecture)
+        network = FluxNetwork(sizes["levels"], self.architecture)
+        if "rows" in sizes:
+            network.lattice = sizes["rows"], sizes["columns"]
+        return network
 
     def start(self, network: torch.nn.Module, data: Payload) -> None:
         """Tell the network means and deviations of the hours of training."""
@@ -198,6 +203,14 @@ class GravityWavesConfig:
     gate: GateConfig = setting(
         lambda: GateConfig(product="comparison", margin=0.002), "Gate", "When the network goes live."
     )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.column.architecture.kind != "column":
+            raise ValueError(
+                f"GravityWavesConfig.column must be a column, got a {self.column.architecture.kind}: what a network is "
+                "worth is said over a column; make the other one the network, and compare reports."
+            )
 
     @property
     def trained(self) -> FluxNetworkConfig:

@@ -9,6 +9,7 @@ J longitudes from Greenwich.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,6 +68,11 @@ BOUNDS = {
 PRESSURE_FACTOR = 3.0
 """How far the mean pressure of a level may be from its label, as a factor; over high ground levels lie higher."""
 
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
+"""Those whose days are the days of UTC since 1582; others have other months."""
+
+NOTHING = np.zeros(0, np.float32)
+
 _ALIKE = {"m/s": "m s-1", "pa/s": "pa s-1", "kelvin": "k", "metre": "m", "meter": "m", "metres": "m", "meters": "m",
           "pascal": "pa", "n m-2": "pa"}  # fmt: skip
 """Other spellings of the same units, in lower case."""
@@ -95,8 +101,8 @@ class FluxFields:
                 amangupta2/nonlocal_gwfluxes).
 
         Raises:
-            InputError: a variable or axis is missing, has other dimensions or units, hours do not rise, or the
-                longitudes are no whole circle from Greenwich.
+            InputError: a variable or axis is missing, has other dimensions or units or is packed, hours do not rise,
+                or the lattice is no whole sphere from Greenwich.
         """
         self.place = place
         self._label = place or "the root group"
@@ -111,6 +117,7 @@ class FluxFields:
             if name in dataset and dataset[name].dims == DIMS
         }
         self._surface = self._surface_of(dataset)
+        self._absent = {name: _absent(dataset[name]) for name in UNITS if name in dataset}
         # Pressure seldom changes from hour to hour on a lattice; the power is taken anew only where it does.
         self._exner: tuple[Any, Floats] = (None, (self.pressure[:, None, None] / REFERENCE_PRESSURE) ** -KAPPA)
 
@@ -287,10 +294,15 @@ class FluxFields:
     def _refuse_odd(self, name: str, row: int, values: Singles) -> None:
         """Say where the first value is that is no finite number, or beyond what its units allow."""
         low, high = BOUNDS[name]
-        if values.min() >= low and values.max() <= high:  # false of a NaN
+        absent = self._absent.get(name, NOTHING)
+        absent = absent[(absent >= low) & (absent <= high)]  # any other is out of bounds
+        missing = np.isin(values, absent) if absent.size else NOTHING
+        if values.min() >= low and values.max() <= high and not missing.any():  # false of a NaN
             return
         odd = ~np.isfinite(values)
         remedy = "are no finite numbers. Prepare that hour again, or leave its month out."
+        if missing.any():
+            odd, remedy = missing, "stand for missing ones. Prepare that hour again, or leave its month out."
         if not odd.any():
             odd = (values < low) | (values > high)
             remedy = f"are outside {low:g} to {high:g} {UNITS[name]}. Check the units of {name}."
@@ -333,6 +345,10 @@ class FluxFields:
                     f"{self._label}: {name} is in {given or 'no known units'}, expected {units}; convert it, and say "
                     "so in its attribute units."
                 )
+        for name in (*UNITS, *DIMS):
+            attrs = dataset[name].attrs if name in names else {}
+            if attrs.get("scale_factor", 1) != 1 or attrs.get("add_offset", 0) != 0:
+                raise InputError(f"{self._label}: {name} is packed by scale_factor and add_offset; write it as floats.")
 
     def _set_levels(self, dataset: "xr.Dataset", dropped: int) -> None:
         values = np.asarray(dataset["level"].values, np.float64)
@@ -360,6 +376,16 @@ class FluxFields:
                 f"{self._label}: longitudes from {grid.longitudes[0]:g} to {grid.longitudes[-1]:g} are no whole circle "
                 "from 0; roll them to begin at Greenwich, or prepare the whole circle."
             )
+        south, north = sorted((float(grid.latitude_bounds[0]), float(grid.latitude_bounds[-1])))
+        apart = 180.0 / len(grid.latitudes)
+        if max(90.0 - north, south + 90.0) > 0.75 * apart:
+            raise InputError(
+                f"{self._label}: latitudes from {grid.latitudes.min():g} to {grid.latitudes.max():g} degrees are no "
+                "whole sphere; prepare it from pole to pole, or give latitudes in degrees."
+            )
+        # where a row on a pole was cut off, the one before it reaches there, so that areas sum to the sphere's
+        ends = np.sign(grid.latitude_bounds[[0, -1]]) * 90.0
+        grid = replace(grid, latitude_bounds=np.concatenate([ends[:1], grid.latitude_bounds[1:-1], ends[1:]]))
         self._north_first = grid.north_first and len(grid.latitudes) > 1
         self.grid: Grid = grid.flipped() if self._north_first else grid
 
@@ -376,17 +402,32 @@ class FluxFields:
 def _times(dataset: "xr.Dataset", place: str) -> NDArray[np.datetime64]:
     """Hours as datetime64[s], whether the store decodes times or not."""
     values, units = dataset["time"].values, str(dataset["time"].attrs.get("units", ""))
+    calendar = str(dataset["time"].attrs.get("calendar", CALENDARS[0])).lower()
+    if calendar not in CALENDARS:
+        raise InputError(f"{place}: time is in the calendar {calendar}, expected {CALENDARS[0]}; give dates of UTC.")
     if values.dtype.kind == "M":
         times = values.astype("datetime64[s]")
     else:
         said = re.fullmatch(
-            r"(second|minute|hour|day)s? since (\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2})?))?.*", units
+            r"(second|minute|hour|day)s? since (\d{4}-\d{2}-\d{2})(?:[T ](\d{1,2}:\d{2}(?::\d{2})?)(?:\.0*)?)?"
+            r"(?: ?(?:Z|UTC|GMT|[+-]?0{1,2}(?::?00)?))?",
+            units.strip(),
         )
         if said is None:
-            raise InputError(f"{place}: time is in {units or 'no known units'}, expected minutes since a date.")
+            raise InputError(f"{place}: time is in {units or 'no known units'}, expected minutes since a date of UTC.")
         seconds = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}[said[1]]
-        begin = np.datetime64(f"{said[2]}T{said[3] or '00:00'}", "s")
-        times = begin + np.round(np.asarray(values, np.float64) * seconds).astype("timedelta64[s]")
+        clock = said[3] or "00:00"
+        begin = np.datetime64(f"{said[2]}T{'0' * (clock[1] == ':')}{clock}", "s")
+        if values.dtype == np.float32 and (np.spacing(np.abs(values)).max() * seconds > 1) and (values % 1).any():
+            raise InputError(
+                f"{place}: time is in single precision and in {units}, which is minutes away; write whole minutes."
+            )
+        count = np.asarray(values, np.float64) * seconds
+        count = np.where(np.abs(count) < 1e11, count, np.nan)  # within 3,000 years; no fill
+        times = np.where(np.isnan(count), np.datetime64("NaT"), begin + np.round(np.nan_to_num(count)).astype("m8[s]"))
+    if np.isnat(times).any():
+        at = int(np.isnat(times).argmax())
+        raise InputError(f"{place}: hour {at + 1} of {len(times)} has no time ({values[at]}); drop it, or date it.")
     if not len(times):
         raise InputError(f"{place} has no hours; prepare some days.")
     if len(late := np.flatnonzero(np.diff(times) <= np.timedelta64(0, "s"))):
@@ -396,6 +437,12 @@ def _times(dataset: "xr.Dataset", place: str) -> NDArray[np.datetime64]:
             "time axis, and drop what is there twice."
         )
     return np.asarray(times)
+
+
+def _absent(variable: "xr.DataArray") -> Singles:
+    """Numbers that stand for a missing value, where the dataset does not turn them into NaN itself."""
+    told = [variable.attrs[name] for name in ("_FillValue", "missing_value") if name in variable.attrs]
+    return np.concatenate([NOTHING, *(np.atleast_1d(np.asarray(one, np.float64)) for one in told)]).astype(np.float32)
 
 
 def _spelled(units: str) -> str:

@@ -4,7 +4,7 @@ Shapes: N hours of a batch, H hours that are judged, F features, O = 2 L fluxes,
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from models.climate.gravity_waves.metrics import (
     REGIONS,
     Agreement,
     Interval,
+    RegionalSeries,
     Scores,
     Yardstick,
     blocks_of,
@@ -193,7 +194,7 @@ def judge(
 
     Raises:
         InputError: the data have no fluxes.
-        ValueError: column or champion are of other levels than the network.
+        ValueError: column or champion are of other levels or another lattice than the network.
 
     Source:
         Ours.
@@ -206,6 +207,11 @@ def judge(
                 f"the {name} has {other.levels} levels, the network {network.levels}; train both on the same dataset, "
                 "or publish under another name."
             )
+        if other is not None and not other.knows(fields.shape):
+            raise ValueError(
+                f"the {name} learned from a lattice of {other.lattice}, and is asked about one of {fields.shape}; "
+                "train both on the same dataset, or publish under another name."
+            )
     seen = _Seen.of(network, column, champion, fields, rows, settings)
     block, blocks = blocks_of(fields.time[rows])
     metrics = seen.metrics(block, settings.confidence)
@@ -216,10 +222,12 @@ def judge(
         ask_column=answers(column),
         written_out=Reference(product["weights"], shape_of(network)),
         single=network.config.precision == "float32",
+        column_single=column.config.precision == "float32",
         **{name: getattr(network, name).double().cpu().numpy() for name in _STATISTICS},
         multiple=network.config.multiple,
         rolls=network.config.padding != "zeros" or network.config.kind == "column",
         column_share=column_share,
+        kept_from_column=len(set(network.config.channels(network.levels)) - set(column.config.channels(column.levels))),
     )
     metrics |= _rolled(candidate, fields, int(rows[0]))
     certificate = certify(
@@ -318,17 +326,24 @@ class _Seen:
         ask, ask_column = answers(network), answers(column)
         ask_champion = None if champion is None else answers(champion)
         totals: list[Scores] = []
+        series: tuple[list[RegionalSeries], ...] = ([], [])
         errors: list[list[Floats]] = [[], [], [], []]
         for chosen in _batches(rows):
             features, truth = _read(fields, chosen)
             time, told, beside = fields.time[chosen], ask(features), ask_column(features)
             witness.see(time, truth, told, beside)
             now = [measure(time, truth, one) for one in (told, beside)]
+            for piece, scored in zip(series, now, strict=True):
+                piece.append(scored.regions)
+            now = [replace(scored, regions=scored.regions.none) for scored in now]
             totals = [a + b for a, b in zip(totals, now, strict=True)] if totals else now
             others: list[Singles | Floats] = [told, beside, np.broadcast_to(measure.mean[:, None, None], truth.shape)]
             others += [ask_champion(features)] if ask_champion else []
             for kept, one in zip(errors, others, strict=False):
                 kept.append(measure.squared_errors(truth, one))
+        totals = [
+            replace(one, regions=RegionalSeries.joined(pieces)) for one, pieces in zip(totals, series, strict=True)
+        ]
         error, error_column, error_mean, error_champion = (np.concatenate([np.zeros(0), *one]) for one in errors)
         return cls(
             measure=measure,

@@ -522,13 +522,23 @@ class RegionalSeries:
     prediction: Floats
 
     def __add__(self, other: "RegionalSeries") -> "RegionalSeries":
-        time = np.concatenate([self.time, other.time])
+        return RegionalSeries.joined([self, other])
+
+    @classmethod
+    def joined(cls, series: Sequence["RegionalSeries"]) -> "RegionalSeries":
+        """Many in one, each copied once; adding them one by one copies the first as often as there are others."""
+        time = np.concatenate([one.time for one in series])
         order = np.argsort(time, kind="stable")
-        return RegionalSeries(
+        return cls(
             time=time[order],
-            truth=np.concatenate([self.truth, other.truth])[order],
-            prediction=np.concatenate([self.prediction, other.prediction])[order],
+            truth=np.concatenate([one.truth for one in series])[order],
+            prediction=np.concatenate([one.prediction for one in series])[order],
         )
+
+    @property
+    def none(self) -> "RegionalSeries":
+        """The same without any hour."""
+        return RegionalSeries(time=self.time[:0], truth=self.truth[:0], prediction=self.prediction[:0])
 
     @property
     def correlation(self) -> Floats:
@@ -747,8 +757,9 @@ def ratio_interval(above_N: Floats, below_N: Floats, block_N: NDArray[np.int64],
 MONTHS = 4
 """From how many calendar months on they are the blocks of intervals."""
 
-WINDOW = 5
-"""Days of a block where there are fewer months: the time in which large-scale weather forgets itself."""
+WINDOW = 10
+"""Days of a block where there are fewer months. Weather that keeps 0.6 of itself from day to day is covered by 95 %
+intervals over two months 93 times in 100, one that keeps 0.8 only 82 times; windows of 5 days cover it 76 times."""
 
 
 def blocks_of(time_N: NDArray[np.datetime64]) -> tuple[NDArray[np.int64], str]:

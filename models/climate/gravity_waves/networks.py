@@ -411,6 +411,9 @@ class FluxNetwork(nn.Module):
         levels: L.
         config: which network.
 
+    Attributes:
+        lattice: (I, J) of the hours that it learned from; None: not known.
+
     A fresh network has means of 0 and deviations of 1; `begin` tells it those of its data. They are kept with the
     weights.
     """
@@ -424,6 +427,7 @@ class FluxNetwork(nn.Module):
     def __init__(self, levels: int, config: NetworkConfig) -> None:
         super().__init__()
         self.levels, self.config = levels, config
+        self.lattice: tuple[int, int] | None = None
         told = config.channels(levels)
         inputs, outputs = len(told), 2 * levels
         self.register_buffer("_told", torch.tensor(told), persistent=False)
@@ -493,6 +497,10 @@ class FluxNetwork(nn.Module):
         """Fluxes (N, O, I, J), Pa, of features as in `forward`."""
         out: Tensor = _along(self.flux_mean) + _along(self.flux_deviation) * self(features)
         return out
+
+    def knows(self, lattice: tuple[int, int]) -> bool:
+        """Whether cells of a lattice lie as far apart as those that it learned from; a column does not ask."""
+        return self.reach == 0 or self.lattice in (None, lattice)
 
     def standardised(self, fluxes: Tensor) -> Tensor:
         """What `forward` should say where fluxes (N, O, I, J), Pa, are the truth."""

@@ -21,6 +21,7 @@ from models.climate.gravity_waves.networks import FluxNetwork
 from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
 from models.common.parts import Layout, Part, PreparationConfig, Survey, Variable
+from models.common.threads import one_thread
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -105,8 +106,11 @@ class PredictionConfig:
         return Survey(parts=tuple(parts), groups={PREDICTED: _layout(fields)})
 
     def content(self, data: Payload, part: Part) -> str:
-        """Digest of the fields of a part, as they are read; see `models.common.contracts.Gridding`."""
-        fields, found = self._all(data), hashlib.sha256()
+        """Digest of the fields of a part, as they are read; see `models.common.contracts.Gridding`.
+
+        A GPU rounds otherwise, so it counts which of the two `auto` means here.
+        """
+        fields, found = self._all(data), hashlib.sha256(_device(self.accelerator).type.encode())
         found.update(np.ascontiguousarray(fields.level).tobytes())
         features_FIJ = np.empty((fields.features, *fields.shape), np.float32)
         for row in self._rows(fields, part):
@@ -130,7 +134,7 @@ class PredictionConfig:
             for n, row in enumerate(rows[some]):
                 fields.read_into(row, features_NFIJ[n], None)
             _refuse_strange(fields, flux_network, rows[first], features_NFIJ)
-            with torch.no_grad():
+            with torch.no_grad(), one_thread():  # the same bits however many workers share the cores
                 told_NOIJ = flux_network.fluxes(torch.from_numpy(features_NFIJ).to(device)).float().cpu().numpy()
             made["uw"][some], made["vw"][some] = told_NOIJ[:, :count], told_NOIJ[:, count:]
         return {PREDICTED: xr.Dataset({name: (DIMS, values) for name, values in made.items()})}
@@ -168,12 +172,23 @@ class PredictionConfig:
                 f"the fields have {fields.levels} levels, the network learned from {network.levels}; predict from "
                 "fields on its levels."
             )
+        if not network.knows(fields.shape):
+            raise InputError(
+                f"the fields are on a lattice of {fields.shape}, the network learned from one of {network.lattice}, "
+                "whose neighbours lie elsewhere; predict from fields on its lattice."
+            )
         return FluxFields.of(data, group=self.group, dropped_levels=fields.levels - network.levels)
 
     @staticmethod
     def _rows(fields: FluxFields, part: Part) -> list[int]:
         hours = np.array(part.about["hours"], "datetime64[s]")
-        return [int(row) for row in np.searchsorted(fields.time, hours)]
+        rows = np.searchsorted(fields.time, hours)
+        gone = fields.time[np.minimum(rows, len(fields) - 1)] != hours
+        if gone.any():
+            raise InputError(
+                f"{part.name}: the fields have no hour {hours[gone][0]} any more; let the folder be while it is read."
+            )
+        return [int(row) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.climate.gravity_waves.certificate import SERVED
+from models.climate.gravity_waves.certificate import HALF, SERVED
 from models.climate.gravity_waves.judge import JudgementConfig, answers, yardstick
 from models.climate.gravity_waves.metrics import blocks_of, ratio_interval
 from models.climate.gravity_waves.networks import FluxNetwork
@@ -38,9 +38,14 @@ def watch(data: Payload, network: FluxNetwork, reading: "ReadingConfig", setting
         The judgement; the headline is 1 - error / error of saying the mean of training.
 
     Raises:
-        InputError: the data have no fluxes, or no hour that was not learned from.
+        InputError: the data have no fluxes, no hour that was not learned from, or another lattice.
     """
     fields = reading.fields(data.get("latest", data))
+    if not network.knows(fields.shape):
+        raise InputError(
+            f"{fields.place} is on a lattice of {fields.shape}, the network learned from one of {network.lattice}; "
+            "train on the new one."
+        )
     months = fields.time.astype("datetime64[M]")
     known = {month: reading.split.part_of(str(month)) in ("train", "validation") for month in np.unique(months)}
     rows = np.flatnonzero([not known[month] for month in months])[-LATEST:]
@@ -81,7 +86,7 @@ def watch(data: Payload, network: FluxNetwork, reading: "ReadingConfig", setting
             name="difference_alone",
             kind="bounded",
             value=alone,
-            limit=SERVED,
+            limit=SERVED if network.config.precision == "float32" else HALF,
             detail="deviations between the answer to an hour alone and in company.",
         ),
         Claim(

@@ -18,6 +18,7 @@ from models.climate.gravity_waves.certificate import (
     row_weights,
     upper_end,
 )
+from models.climate.gravity_waves.fields import FluxFields
 from models.climate.gravity_waves.metrics import blocks_of, ratio_interval
 from tests.models.climate.gravity_waves.worlds import GRID, LEVELS, LIMITS, STRENGTH, World
 
@@ -32,7 +33,7 @@ def test_a_sound_network_is_certified(world: World) -> None:
     assert certificate.failures() == ()
     assert certificate.holds
     assert certificate.kinds == "exact + statistical"
-    assert len(certificate.claims) == 20
+    assert len(certificate.claims) == 23
     found = {claim.name: claim.value for claim in certificate.claims}
     assert found["mse_over_column"] < 0.9 and found["slope_factor"] < 1.05
 
@@ -148,6 +149,17 @@ CORRUPTIONS: dict[str, tuple[Corruption, str]] = {
     ),
     "a weight missing": (lambda world: {"served": {"flux_mean": torch.zeros(6)}}, "weights_not_as_trained"),
     "a column that learned half as long": (lambda world: {"column_share": 0.5}, "column_budget"),
+    "a column that is told less": (lambda world: {"kept_from_column": 3}, "features_kept_from_column"),
+    "a column that learned nothing": (
+        lambda world: {
+            "ask_column": lambda features: -world.ask_column(features),
+            "beside": lambda features: -world.ask_column(features),
+        },
+        "column_over_mean",
+    ),
+    "one level of the other sign": (
+        network(lambda flux: flux * np.array([1, 1, 1, -1, 1, 1], np.float32)[:, None, None]), "worst_flux_over_mean",
+    ),
     "a column that says nothing when judged": (
         lambda world: {"beside": lambda features: 0 * world.ask_column(features)}, "column_answer_difference",
     ),
@@ -184,6 +196,15 @@ def test_a_store_is_read_top_first_and_south_first_whatever_its_order(world: Wor
     lower = Stored(turned_about, 2)
     kept = [0, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14]
     np.testing.assert_array_equal(lower.features(time), world.stored.features(time)[kept])
+
+
+def test_a_store_in_double_precision_is_read_in_single_like_the_judge(world: World) -> None:
+    uw = world.dataset["uw"]
+    fine = world.dataset.assign(uw=(uw.dims, uw.values.astype(np.float64) * (1 + 1e-9), uw.attrs))
+    time, read = world.time[0], FluxFields(fine).read([0])[1]
+    assert read is not None
+    np.testing.assert_array_equal(Stored(fine, LEVELS).fluxes(time), read[0])
+    assert Stored(fine, LEVELS).fluxes(time).dtype == np.float32
 
 
 def test_potential_temperature_is_that_of_the_published_inputs(world: World) -> None:
@@ -242,7 +263,8 @@ def test_a_witness_without_kept_hours_vouches_for_nothing(world: World) -> None:
         stored=world.stored, parts=Parts(**world.times), witness=witness,
         candidate=Candidate(
             weights=world.weights, served=world.weights, ask=world.ask, ask_column=world.ask_column,
-            written_out=world.written_out, single=True, multiple=1, rolls=True, column_share=1.0, **world.statistics,
+            written_out=world.written_out, single=True, column_single=True, multiple=1, rolls=True, column_share=1.0,
+            kept_from_column=0, **world.statistics,
         ),
         blocks=blocks_of(judged_hours)[0], confidence=0.95, metrics=witness.metrics(), statistics_hours=100,
         limits=LIMITS,

@@ -64,6 +64,11 @@ def test_presets_are_what_their_json_says_and_the_default_is_tiny() -> None:
     assert GravityWavesConfig() == config_module.tiny()
 
 
+def test_what_stands_beside_is_a_column() -> None:
+    with pytest.raises(ValueError, match="column must be a column, got a stencil"):
+        GravityWavesConfig(column=LearningConfig(architecture=NetworkConfig(kind="stencil")))
+
+
 def test_the_paper_preset_has_the_published_numbers_of_parameters() -> None:
     config = config_module.paper()
     with torch.device("meta"):
@@ -99,7 +104,7 @@ def test_a_network_begins_with_the_statistics_of_its_months_of_training(data: Pa
 
 def test_levels_at_the_top_are_left_out_everywhere(data: Payload) -> None:
     config = replace(LEARNING, reading=ReadingConfig(dropped_levels=2))
-    assert config.sizes(data) == {"levels": 4}
+    assert config.sizes(data) == {"levels": 4, "rows": 8, "columns": 16}
     batch, area = _first(config, data)
     features, fluxes = batch
     assert (features.shape[1], fluxes.shape[1]) == (3 + 16, 8)

@@ -259,6 +259,27 @@ def test_values_in_other_units_than_they_say_are_refused(name: str, change: Any,
         FluxFields(dataset).read([0])
 
 
+@pytest.mark.parametrize("name", ["u", "zs", "uw", "level", "time"])
+@pytest.mark.parametrize("packing", [{"scale_factor": 0.1}, {"add_offset": 3.0}])
+def test_packed_numbers_are_not_taken_for_values(name: str, packing: dict[str, float]) -> None:
+    dataset = hand_written()
+    dataset[name].attrs |= packing
+    with pytest.raises(InputError, match=f"{name} is packed by scale_factor and add_offset; write it as floats"):
+        FluxFields(dataset)
+
+
+@pytest.mark.parametrize(("name", "attribute", "value"), [("zs", "_FillValue", -999), ("u", "missing_value", -99)])
+def test_a_number_that_stands_for_a_missing_value_is_none(name: str, attribute: str, value: float) -> None:
+    dataset = hand_written(6, rows=4, columns=6)
+    dataset[name][3, 0, 2, 1] = value
+    FluxFields(dataset).read([3])
+    dataset[name].attrs[attribute] = np.float32(value)
+    fields = FluxFields(dataset)
+    fields.read([0, 1, 2, 4, 5])
+    with pytest.raises(InputError, match=rf"{name} at .* longitude 60.00 is {value:.1f}; 1 of .* stand for missing"):
+        fields.read([3])
+
+
 @pytest.mark.parametrize("name", ["u", "v", "w", "t", "zs", "time", "level", "lat", "lon"])
 def test_what_is_missing_is_named(name: str) -> None:
     with pytest.raises(InputError, match=f"has no {name}; it has "):
@@ -284,8 +305,31 @@ def test_other_spellings_of_the_same_units_are_known(name: str, units: str) -> N
     assert len(FluxFields(dataset)) == 5
 
 
-def _dated(minutes: list[int], units: str = "minutes since 1970-01-01") -> xr.Dataset:
-    return hand_written(len(minutes)).assign_coords(time=("time", np.array(minutes), {"units": units}))
+def _dated(minutes: list[float], units: str = "minutes since 1970-01-01", **more: str) -> xr.Dataset:
+    return hand_written(len(minutes)).assign_coords(time=("time", np.array(minutes), {"units": units, **more}))
+
+
+def _coarse(time: float, units: str) -> xr.Dataset:
+    return hand_written(1).assign_coords(time=("time", np.array([time], np.float32), {"units": units}))
+
+
+def test_times_in_single_precision_that_are_exact_are_taken() -> None:
+    assert FluxFields(_coarse(40_000, "days since 1900-01-01")).time == np.datetime64("2009-07-08")
+    assert FluxFields(_coarse(30.5, "hours since 2010-01-01")).time == np.datetime64("2010-01-02T06:30")
+
+
+def _decoded(*times: str) -> xr.Dataset:
+    return hand_written(len(times)).assign_coords(time=np.array(times, "datetime64[ns]"))
+
+
+def _rows(latitudes: list[float]) -> xr.Dataset:
+    return hand_written(rows=len(latitudes)).assign_coords(lat=("lat", np.array(latitudes)))
+
+
+def test_areas_sum_to_the_sphere_where_a_pole_was_cut_off() -> None:
+    fields = FluxFields(_rows(np.linspace(90, -90, 9)[:-1].tolist()))
+    assert float(fields.area.sum()) == pytest.approx(1, abs=1e-15)
+    assert fields.latitude.tolist() == np.linspace(-67.5, 90, 8).tolist()
 
 
 @pytest.mark.parametrize(
@@ -295,7 +339,15 @@ def _dated(minutes: list[int], units: str = "minutes since 1970-01-01") -> xr.Da
         (lambda: _dated([60, 120, 120]), "1970-01-01T02:00:00 follows 1970-01-01T02:00:00"),
         (lambda: _dated([0, 1], "hour of the day"), "time is in hour of the day, expected minutes since a date"),
         (lambda: hand_written().isel(time=slice(0, 0)), "has no hours"),
+        (lambda: _dated([0, 2**62, 3]), "hour 2 of 3 has no time"),
+        (lambda: _dated([0, np.nan, 3]), "hour 2 of 3 has no time"),
+        (lambda: _coarse(40_000.04, "days since 1900-01-01"), "time is in single precision and in days since 1900"),
+        (lambda: _decoded("2010-01-01", "NaT"), "hour 2 of 2 has no time"),
+        (lambda: _dated([0, 1], "hours since 2010-01-01 00:00:00 +05:00"), "expected minutes since a date of UTC"),
+        (lambda: _dated([0, 1], calendar="noleap"), "time is in the calendar noleap, expected standard"),
         (lambda: hand_written().isel(lon=slice(0, 4)), "longitudes from 0 to 180 are no whole circle"),
+        (lambda: _rows([20, 30, 40, 50]), "latitudes from 20 to 50 degrees are no whole sphere"),
+        (lambda: _rows([-1, -0.3, 0.3, 1]), "or give latitudes in degrees"),
         (lambda: hand_written().roll(lon=1, roll_coords=True), "longitude falls at column 1"),
         (lambda: hand_written().assign_coords(lon=hand_written()["lon"] - 180), "roll them to begin at Greenwich"),
         (lambda: hand_written().isel(level=[0, 2, 1]), "level does not run one way"),
@@ -324,6 +376,10 @@ def test_levels_without_pressure_are_refused() -> None:
     [
         ("hours since 1970-01-01 00:00:00", "1970-01-01T00", 3600),
         ("days since 1969-12-31T12:00", "1969-12-31T12", 86400),
+        ("hours since 1970-01-01 6:00:00", "1970-01-01T06", 3600),
+        ("hours since 1970-01-01 06:00:00.0 UTC", "1970-01-01T06", 3600),
+        ("seconds since 1970-01-01T00:00:00Z", "1970-01-01T00", 1),
+        ("minutes since 1970-01-01 00:00:00 +00:00", "1970-01-01T00", 60),
     ],
 )
 def test_times_count_from_any_date(units: str, first: str, step: int) -> None:

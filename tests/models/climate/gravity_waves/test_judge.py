@@ -150,6 +150,13 @@ class Counted(FluxFields):
         return super().read(rows)
 
 
+def test_a_champion_of_another_lattice_is_refused() -> None:
+    champion = trained(STENCIL, steps=1)
+    champion.lattice = (16, 32)
+    with pytest.raises(ValueError, match=r"the champion learned from a lattice of \(16, 32\), and is asked about one"):
+        judged(data={"champion": {"network": champion}})
+
+
 def test_the_test_months_are_read_once_and_no_others() -> None:
     fields = Counted.of({"data": {"training": world().dataset}})
     judged(fields=fields)
@@ -172,7 +179,7 @@ def test_of_many_hours_one_of_each_stretch_is_judged() -> None:
 def test_few_months_give_intervals_over_days() -> None:
     split = dataclasses.replace(SPLIT, test=("2011-03", "2011-04"))
     judgement = judged(split=split)
-    assert "windows of 5 days" in judgement.protocol
+    assert "windows of 10 days" in judgement.protocol
     assert judgement.metrics["blocks"] > 2
 
 

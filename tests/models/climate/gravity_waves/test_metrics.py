@@ -235,6 +235,9 @@ def test_regional_series_join_in_the_order_of_time() -> None:
     late = metrics.regional(time[4:], truth[4:], prediction[4:], weights)
     early = metrics.regional(time[:4], truth[:4], prediction[:4], weights)
     joined = late + early
+    by_hour = [metrics.regional(time[at : at + 1], truth[[at]], prediction[[at]], weights) for at in (3, 0, 5, 1, 4, 2)]
+    np.testing.assert_array_equal(metrics.RegionalSeries.joined(by_hour).truth, joined.truth)
+    assert len(joined.none.time) == len(joined.none.truth) == 0
     np.testing.assert_array_equal(joined.time, time)
     np.testing.assert_allclose(joined.truth, whole.truth, rtol=1e-12)
     assert whole.truth.shape == (6, CHANNELS, 8)
@@ -332,4 +335,19 @@ def test_blocks_are_months_where_there_are_four_of_them() -> None:
     months, word = metrics.blocks_of(year)
     assert (len(np.unique(months)), word) == (12, "months")
     few, word = metrics.blocks_of(year[year < np.datetime64("2015-02-01")])
-    assert word == "windows of 5 days" and len(np.unique(few)) in (7, 8)
+    assert word == "windows of 10 days" and len(np.unique(few)) in (4, 5)
+
+
+def test_intervals_over_two_months_bear_weather_that_lasts() -> None:
+    random, covered, kept = np.random.default_rng(7), 0, 0.8
+    time = np.datetime64("2015-01-01", "s") + np.arange(60) * np.timedelta64(86_400, "s")
+    block, _ = metrics.blocks_of(time)
+    for _ in range(500):
+        weather = np.empty((60, 2))
+        weather[0] = random.standard_normal(2)
+        for day in range(1, 60):
+            weather[day] = kept * weather[day - 1] + np.sqrt(1 - kept**2) * random.standard_normal(2)
+        below, ratio = np.exp(0.3 * weather[:, 0]), 0.6 * np.exp(0.3 * weather[:, 1] - 0.045)
+        found = metrics.ratio_interval(below * ratio, below, block, confidence=0.95)
+        covered += found.low <= 0.6 <= found.high
+    assert covered / 500 > 0.79

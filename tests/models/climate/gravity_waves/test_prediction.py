@@ -9,11 +9,16 @@ import pytest
 import torch
 import xarray as xr
 
+from infra.grids import Parts
+from infra.refs import Model
 from models.climate.gravity_waves.fields import FluxFields
 from models.climate.gravity_waves.networks import FluxNetwork, NetworkConfig
 from models.climate.gravity_waves.prediction import PREDICTED, PredictionConfig
 from models.climate.gravity_waves.statistics import Statistics
 from models.common.contracts import InputError
+from tasks import predict
+from tasks.predict import _key, _Source
+from tasks.prepare import Work
 from tests.models.climate.gravity_waves.hours import hand_written
 
 HOURS = hand_written(9, rows=4, columns=8, apart=7)
@@ -90,6 +95,65 @@ def test_other_units_are_seen_in_what_is_usual() -> None:
     knots = payload(HOURS.assign(u=(HOURS["u"].dims, HOURS["u"].values * np.float32(1.94), HOURS["u"].attrs)))
     with pytest.raises(InputError, match=r"the mean of u at .* hPa is .* deviations off"):
         config.part(knots, net, part)
+
+
+def test_another_lattice_is_refused_where_neighbours_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, wide = network(), payload(hand_written(9, rows=4, columns=16))
+    PredictionConfig().survey(wide, net)  # of a network that does not say what it learned from, nothing is known
+    net.lattice = (4, 8)
+    assert len(PredictionConfig().survey(payload(), net).parts) == 3
+    with pytest.raises(InputError, match=r"a lattice of \(4, 16\), the network learned from one of \(4, 8\)"):
+        PredictionConfig().survey(wide, net)
+    column = FluxNetwork(3, NetworkConfig(kind="column"))
+    column.lattice = (4, 8)
+    assert len(PredictionConfig().survey(wide, column).parts) == 3
+
+
+def test_hours_that_are_gone_are_not_answered_by_others() -> None:
+    config, net = PredictionConfig(), network()
+    last = config.survey(payload(), net).parts[-1]
+    for left in ([0, 1, 2, 3, 4, 5, 6, 8], [0, 1, 2, 3, 4, 5, 6]):
+        fewer = payload(HOURS.isel(time=left))
+        for asked in (lambda data: config.content(data, last), lambda data: config.part(data, net, last)):
+            with pytest.raises(InputError, match="2010-01-03: the fields have no hour 2010-01-03T01:00:00 any more"):
+                asked(fewer)
+
+
+def test_a_folder_that_changes_while_it_is_read_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, net = PredictionConfig(location="somewhere"), network()
+    survey = config.survey(payload(), net)
+    part, common = survey.parts[0], {"model": "0" * 64}
+    model = Model(name="a-b", version="0" * 12, digest="0" * 64, location="")
+    source = _Source(model=model, data=None, location="there", mark="")
+    work = Work(part=part, key=_key(common, part, config.content(payload(), part)), folder=tmp_path / "parts")
+    parts = Parts(work.folder)
+    now = payload(HOURS.assign(u=(HOURS["u"].dims, HOURS["u"].values + 1, HOURS["u"].attrs)))
+    monkeypatch.setattr(predict, "_opened", lambda _: (net, now))
+    with pytest.raises(InputError, match="2010-01-01: there changed while it was read; run again when it is whole"):
+        predict._make(config, source, survey.groups, common, work)
+    assert parts.receipt(work.key) is None
+    monkeypatch.setattr(predict, "_opened", lambda _: (net, payload()))
+    assert predict._make(config, source, survey.groups, common, work) == work.key
+    assert parts.receipt(work.key) is not None
+
+
+def test_a_gpu_makes_other_parts_and_the_number_of_threads_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = hand_written(5, rows=32, columns=64)
+    auto, cpu, known = PredictionConfig(accelerator="auto"), PredictionConfig(), payload(hours)
+    torch.manual_seed(0)
+    net = FluxNetwork(3, NetworkConfig(width=12, depth=1, stem=48)).eval()
+    net.begin(Statistics.of(FluxFields.of(known), np.arange(5)))
+    part = cpu.survey(known, net).parts[0]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = auto.content(known, part)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert auto.content(known, part) != before == cpu.content(known, part)
+    made, threads = [], torch.get_num_threads()
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        made.append(cpu.part(known, net, part)[PREDICTED])
+    torch.set_num_threads(threads)
+    assert made[0].identical(made[1])
 
 
 def test_months_are_written_as_files(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from models.climate.gravity_waves.config import (
     NetworkConfig,
     ReadingConfig,
     SplitConfig,
+    of_fluxes,
 )
+from models.climate.gravity_waves.watch import watch
 from models.common.errors import InputError
 from models.common.judgement import Judgement
 from tests.models.climate.gravity_waves.hours import hand_written
@@ -68,6 +70,24 @@ def test_the_latest_data_are_looked_at_and_their_drift_is_told() -> None:
     assert failures(watched(later, mean=2.0)) == set()
     warmer = later.assign(t=(later["t"].dims, later["t"].values + np.float32(100), later["t"].attrs))
     assert failures(watched(warmer, mean=2.0)) == {"drift_of_inputs"}
+
+
+def test_half_precision_is_held_to_what_it_can_hold() -> None:
+    limits = []
+    for precision in ("float32", "bfloat16"):
+        half = replace(NETWORK, architecture=replace(NETWORK.architecture, precision=precision))
+        data: dict[str, Any] = {"data": {"training": world()}}
+        found = watch(data, of_fluxes(half.network(half.sizes(data)).eval()), READING, JudgementConfig())
+        limits += [claim.limit for claim in found.certificate.claims if claim.name == "difference_alone"]
+    assert limits == [1e-4, 5e-2]
+
+
+def test_another_lattice_is_not_drift() -> None:
+    data: dict[str, Any] = {"data": {"training": world()}}
+    stencil = replace(NETWORK, architecture=replace(NETWORK.architecture, kind="stencil"))
+    network = stencil.network({"levels": 3, "rows": 8, "columns": 16}).eval()
+    with pytest.raises(InputError, match=r"a lattice of \(4, 8\), the network learned from one of \(8, 16\)"):
+        watch(data, network, READING, JudgementConfig())
 
 
 def test_months_of_training_alone_are_refused() -> None:

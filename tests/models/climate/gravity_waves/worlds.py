@@ -138,7 +138,8 @@ class World:
             witness.see(judged[batch], true[batch], answers[batch], column[batch])
         given: dict[str, Any] = {
             "weights": self.weights, "served": dict(self.weights), "ask": ask, "ask_column": self.ask_column,
-            "written_out": self.written_out, "single": True, "multiple": 4, "rolls": True, "column_share": 1.0,
+            "written_out": self.written_out, "single": True, "column_single": True, "kept_from_column": 0,
+            "multiple": 4, "rolls": True, "column_share": 1.0,
             **self.statistics,
         }  # fmt: skip
         return certify(
