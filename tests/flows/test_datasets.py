@@ -1,7 +1,11 @@
 """The datasets' flows: all six are certified and published, parts are made once, and what is wrong is refused."""
 
 import dataclasses
+import os
 import re
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +132,38 @@ def test_two_workers_make_what_one_makes(home: Path, monkeypatch: pytest.MonkeyP
     state = run("storms", dataclasses.replace(preset("storms", "tiny"), preparation=PreparationConfig(workers=2)))
     assert state.name == "Published"
     assert live("storms").digest == digest
+
+
+def test_a_dask_cluster_makes_the_same_and_survives_the_death_of_a_worker_in_mid_run(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    run("precipitation", days=24)
+    digest = live("precipitation").digest
+    monkeypatch.delenv("HEADRACE_HOME")  # workers that were started elsewhere do not know it
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", processes=True) as cluster:
+        elsewhere = home / "elsewhere"
+        monkeypatch.setenv("HEADRACE_HOME", str(elsewhere))
+        monkeypatch.setenv("HEADRACE_DASK_ADDRESS", cluster.scheduler_address)
+        settings.cache_clear()
+        monkeypatch.setattr(Parts, "write", None)  # not by this process
+        made_before: list[int] = []
+
+        def kill() -> None:
+            while not (count := len(list(elsewhere.rglob("[!.]*/receipt.json")))):
+                time.sleep(0.002)
+            os.kill(cluster.workers[0].process.pid, signal.SIGKILL)
+            made_before.append(count)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        state = run("precipitation", days=24)
+        killer.join(10)
+    assert state.name == "Published", state.message
+    assert made_before
+    assert made_before[0] < 24, "the worker was killed when all was made"
+    assert live("precipitation").digest == digest
 
 
 def test_a_revised_file_makes_its_own_part_again_and_no_other(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
