@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,12 +41,13 @@ SHOWN_EVERY_S = 2.0
 def _patient(create: Callable[..., Any]) -> Callable[..., None]:
     """Wait for a server that is away: a client that never reached it would give up at once, and fail the task.
 
-    A server that stays away longer costs the page one table, and the run nothing.
+    A server that stays away longer costs the page one table, and the run nothing. Keys may be any names: Prefect takes
+    lower case letters, digits and hyphens, so what else they hold becomes a hyphen.
     """
 
     @functools.wraps(create)
-    def wait_and_create(*args: Any, **kwargs: Any) -> None:
-        begun = time.monotonic()
+    def wait_and_create(*args: Any, key: str, **kwargs: Any) -> None:
+        begun, kwargs["key"] = time.monotonic(), re.sub("[^a-z0-9]+", "-", key.lower())
         while True:
             try:
                 create(*args, **kwargs)
@@ -55,7 +57,7 @@ def _patient(create: Callable[..., Any]) -> Callable[..., None]:
                 if refused:
                     raise
                 if time.monotonic() - begun > PATIENCE_S:
-                    get_run_logger().warning("Prefect is away (%s); %s is not on this page.", error, kwargs.get("key"))
+                    get_run_logger().warning("Prefect is away (%s); %s is not on this page.", error, key)
                     return
                 time.sleep(3)
 

@@ -140,7 +140,7 @@ def show(run: tracking.Run, judgement: Judgement, title: str) -> None:
         run.text(f"figures/{figure.name}.json", json.dumps(spelled(dataclasses.asdict(figure)), indent=1))
         run.image(path, draw(figure))
         if run.image_url(path):
-            create_image_artifact(run.image_url(path), key=_key(figure.name), description=figure.title)
+            create_image_artifact(run.image_url(path), key=figure.name, description=figure.title)
     rows = [{key: _shown(value) for key, value in row.items()} for row in judgement.table]
     create_table_artifact(rows, key="results", description=f"{title}. {judgement.protocol}")
     create_markdown_artifact(certificate, key="certificate", description="How far the product is from the right answer")
@@ -193,10 +193,6 @@ def _with_checksums(certificate: Certificate, files: int) -> Certificate:
         detail=f"SHA-256 of every byte of {files} files against the manifest.",
     )
     return Certificate(claims=(*certificate.claims, claim))
-
-
-def _key(name: str) -> str:
-    return name.lower().replace("_", "-")
 
 
 def _shown(value: Any) -> Any:
