@@ -17,6 +17,7 @@ import numpy as np
 
 from models.climate.generator.gwsphere import GwsphereConfig, state_of, world_of
 from models.climate.gravity_waves.fields import DIMS, GROUP
+from models.climate.gravity_waves.files import write_hours
 from models.common.configuration import check, setting
 from models.common.parts import Layout, Part, Survey, Variable
 
@@ -118,25 +119,13 @@ class LatticeConfig:
 
     def export(self, groups: "Mapping[str, xr.Dataset]", folder: Path) -> tuple[Path, ...]:
         """One netCDF file a year, in the words of the store, written hour by hour."""
-        import netCDF4
-
         dataset, written = groups[GROUP], []
         minutes = np.asarray(dataset["time"].values).astype(np.int64)
         year_T = minutes.astype("datetime64[m]").astype("datetime64[Y]").astype(np.int64) + 1970
         for year in np.unique(year_T).tolist():
             rows = np.flatnonzero(year_T == year)
-            written.append(folder / f"lattice_{self.name}_{year}.nc")
-            with netCDF4.Dataset(written[-1], "w") as file:
-                file.setncatts(dict(dataset.attrs))
-                for name in DIMS:
-                    values = dataset[name].values[rows] if name == "time" else dataset[name].values
-                    file.createDimension(name, len(values))
-                    file.createVariable(name, values.dtype.newbyteorder("="), (name,))[:] = values
-                    file[name].setncatts(dict(dataset[name].attrs))
-                for name in map(str, dataset.data_vars):
-                    file.createVariable(name, "f4", DIMS, zlib=True, complevel=1).setncatts(dict(dataset[name].attrs))
-                    for at, row in enumerate(rows.tolist()):
-                        file[name][at] = dataset[name][row].values
+            path = folder / f"lattice_{self.name}_{year}.nc"
+            written.append(write_hours(dataset, rows, map(str, dataset.data_vars), path, compressed=True))
         return tuple(written)
 
     def _layout(self, hours: tuple[int, ...]) -> Layout:

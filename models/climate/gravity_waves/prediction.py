@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.climate.gravity_waves.fields import DIMS, FLUXES, GROUP, FluxFields
+from models.climate.gravity_waves.files import write_hours
 from models.climate.gravity_waves.networks import FluxNetwork
 from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
@@ -141,24 +142,12 @@ class PredictionConfig:
 
     def export(self, groups: "Mapping[str, xr.Dataset]", folder: Path) -> tuple[Path, ...]:
         """One netCDF file a month, written hour by hour; see `models.common.parts.Partitioned`."""
-        import netCDF4
-
         dataset, written = groups[PREDICTED], []
         month_T = np.asarray(dataset["time"].values).astype(np.int64).astype("datetime64[m]").astype("datetime64[M]")
         for month in np.unique(month_T):
             rows = np.flatnonzero(month_T == month)
-            written.append(folder / f"fluxes_{self.name}_{month}.nc")
-            with netCDF4.Dataset(written[-1], "w") as file:
-                file.setncatts(dict(dataset.attrs))
-                for name in DIMS:
-                    values = dataset[name].values[rows] if name == "time" else dataset[name].values
-                    file.createDimension(name, len(values))
-                    file.createVariable(name, values.dtype.newbyteorder("="), (name,))[:] = values
-                    file[name].setncatts(dict(dataset[name].attrs))
-                for name in FLUXES:
-                    file.createVariable(name, "f4", DIMS).setncatts(dict(dataset[name].attrs))
-                    for at, row in enumerate(rows.tolist()):
-                        file[name][at] = dataset[name][row].values
+            path = folder / f"fluxes_{self.name}_{month}.nc"
+            written.append(write_hours(dataset, rows, FLUXES, path, compressed=False))
         return tuple(written)
 
     def _all(self, data: Payload) -> FluxFields:
