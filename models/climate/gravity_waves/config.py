@@ -15,7 +15,7 @@ from models.climate.gravity_waves.fields import FluxFields
 from models.climate.gravity_waves.judge import JudgementConfig
 from models.climate.gravity_waves.lattice import LatticeConfig
 from models.climate.gravity_waves.loss import flux_loss
-from models.climate.gravity_waves.networks import FluxNetwork, NetworkConfig, published
+from models.climate.gravity_waves.networks import FluxNetwork, NetworkConfig, of_fluxes, published
 from models.climate.gravity_waves.splits import SplitConfig
 from models.climate.gravity_waves.statistics import Statistics
 from models.common.configuration import check, setting
@@ -305,17 +305,6 @@ def _steps(training: TrainingConfig, hours: int) -> int:
 
 def _learning(config: LearningConfig, reading: ReadingConfig) -> FluxNetworkConfig:
     return FluxNetworkConfig(architecture=config.architecture, training=config.training, reading=reading)
-
-
-def of_fluxes(network: torch.nn.Module | None) -> FluxNetwork:
-    """The same network, known to be one of fluxes.
-
-    Raises:
-        TypeError: it is another one.
-    """
-    if not isinstance(network, FluxNetwork):
-        raise TypeError(f"expected a network of fluxes, got {type(network).__name__}; train the configuration first.")
-    return network
 
 
 def tiny() -> GravityWavesConfig:

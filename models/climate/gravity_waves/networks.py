@@ -545,5 +545,19 @@ class FluxNetwork(nn.Module):
             )
 
 
+def of_fluxes(network: nn.Module | None) -> FluxNetwork:
+    """The same network, known to be one of fluxes.
+
+    Raises:
+        TypeError: it is another one.
+    """
+    if not isinstance(network, FluxNetwork):
+        raise TypeError(
+            f"expected a network of fluxes, got {type(network).__name__}; train the configuration first, or name the "
+            "product of one."
+        )
+    return network
+
+
 def _along(channel: Tensor) -> Tensor:
     return channel[:, None, None]

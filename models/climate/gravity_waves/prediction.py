@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from models.climate.gravity_waves.fields import DIMS, FLUXES, GROUP, FluxFields
 from models.climate.gravity_waves.files import write_hours
-from models.climate.gravity_waves.networks import FluxNetwork
+from models.climate.gravity_waves.networks import FluxNetwork, of_fluxes
 from models.common.configuration import check, setting
 from models.common.contracts import InputError, Payload
 from models.common.parts import Layout, Part, PreparationConfig, Survey, Variable
@@ -90,7 +90,7 @@ class PredictionConfig:
 
     def survey(self, data: Payload, network: torch.nn.Module) -> Survey:
         """Days and the layout of what is made; see `models.common.contracts.Gridding`."""
-        fields = self._fields(data, _of_fluxes(network))
+        fields = self._fields(data, of_fluxes(network))
         day_T = fields.time.astype("datetime64[D]")
         window_T = day_T.astype(np.int64) // self.days_together
         parts = []
@@ -123,7 +123,7 @@ class PredictionConfig:
         """Predict the hours of a part; see `models.common.contracts.Gridding`."""
         import xarray as xr
 
-        flux_network = _of_fluxes(network)
+        flux_network = of_fluxes(network)
         fields = self._fields(data, flux_network)
         rows, count = self._rows(fields, part), fields.levels
         made = {name: np.empty((len(rows), count, *fields.shape), np.float32) for name in FLUXES}
@@ -220,12 +220,6 @@ def _layout(fields: FluxFields) -> Layout:
         coordinates=axes,
         attrs={"title": "Momentum fluxes of gravity waves, predicted by a network", "Conventions": "CF-1.11"},
     )
-
-
-def _of_fluxes(network: torch.nn.Module) -> FluxNetwork:
-    if not isinstance(network, FluxNetwork):
-        raise TypeError(f"fluxes are predicted by a network of fluxes, got {type(network).__name__}; name its product.")
-    return network
 
 
 def _device(accelerator: str) -> torch.device:

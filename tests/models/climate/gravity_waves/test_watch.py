@@ -15,8 +15,8 @@ from models.climate.gravity_waves.config import (
     NetworkConfig,
     ReadingConfig,
     SplitConfig,
-    of_fluxes,
 )
+from models.climate.gravity_waves.networks import of_fluxes
 from models.climate.gravity_waves.watch import watch
 from models.common.errors import InputError
 from models.common.judgement import Judgement
