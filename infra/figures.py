@@ -42,6 +42,8 @@ class FieldLike(Protocol):
     def label(self) -> str: ...  # noqa: D102
     @property
     def diverging(self) -> bool: ...  # noqa: D102
+    @property
+    def strongest(self) -> float: ...  # noqa: D102
 
 
 class FigureLike(Protocol):
@@ -127,7 +129,7 @@ def _map(canvas: Any, axes: Any, figure: FigureLike) -> None:
         known = values[np.isfinite(values)]
         low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
         if field.diverging:  # a few extremes would leave the rest pale
-            high = float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0
+            high = field.strongest or (float(np.quantile(np.abs(known), 0.995)) if known.size else 1.0)
             low = -high
         drawn = axes.pcolormesh(
             field.longitude, field.latitude, values, shading="nearest", cmap="RdBu_r" if field.diverging else "viridis",

@@ -33,6 +33,8 @@ class Field:
         values: rows of values; None where there is none.
         label: quantity with its unit.
         diverging: zero is the middle of the colours.
+        strongest: of a diverging field, the magnitude from which on colours do not change, so that maps can be
+            compared; 0: taken from its own values.
     """
 
     latitude: tuple[float, ...]
@@ -40,6 +42,7 @@ class Field:
     values: tuple[tuple[float | None, ...], ...]
     label: str
     diverging: bool = False
+    strongest: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

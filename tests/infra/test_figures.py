@@ -3,7 +3,7 @@
 import pytest
 
 from infra.figures import draw
-from models.common.judgement import Figure, Series
+from models.common.judgement import Field, Figure, Series
 
 
 @pytest.mark.parametrize("kind", ["line", "bars"])
@@ -32,3 +32,16 @@ def test_a_curve_in_a_band_and_marks_with_bars_stand_on_logarithmic_axes() -> No
     assert draw(figure) == drawn
     assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(curve,), log_x=True, log_y=True)) != drawn
     assert draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(curve, marks), log_x=True)) != drawn
+
+
+def test_maps_with_one_strongest_value_can_be_compared_by_colour() -> None:
+    def drawn(factor: float, strongest: float) -> bytes:
+        field = Field(
+            latitude=(-45.0, 45.0), longitude=(0.0, 120.0, 240.0), label="flux", diverging=True, strongest=strongest,
+            values=((-factor, 0.0, factor), (factor, 0.0, -factor)),
+        )  # fmt: skip
+        return draw(Figure(name="f", title="t", x_label="x", y_label="y", series=(), kind="map", field=field))
+
+    assert drawn(2.0, 4.0) == drawn(2.0, 4.0)
+    assert drawn(2.0, 4.0) != drawn(2.0, 0.0), "half of the strongest is paler than the strongest"
+    assert drawn(2.0, 2.0) == drawn(2.0, 0.0), "by itself the strongest is its own"

@@ -250,6 +250,7 @@ def maps(
     }
     truth = fields["truth"]
     moment = str(time.astype("datetime64[h]")).replace("T", " ") + " UTC"
+    strongest = float(np.quantile(np.abs(truth), 0.995))  # a few extremes would leave the rest pale
     made = []
     for name, field in fields.items():
         away, agrees = field - (field * area).sum(), truth - (truth * area).sum()
@@ -271,7 +272,7 @@ def maps(
                 kind="map",
                 caption=_lines(
                     f"{said}; {view.where}, {moment}, an hour of middling success among those drawn at random. Colours "
-                    "have a scale of their own on each map; coasts are for orientation."
+                    "are alike on the three maps; coasts are for orientation."
                 ),
                 field=Field(
                     latitude=tuple(view.measure.grid.latitudes.tolist()),
@@ -279,6 +280,7 @@ def maps(
                     values=tuple(tuple(row) for row in field.tolist()),
                     label="flux of eastward momentum (mPa)",
                     diverging=True,
+                    strongest=strongest,
                 ),
             )
         )

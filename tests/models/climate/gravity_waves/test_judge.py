@@ -231,7 +231,9 @@ def test_figures_are_those_of_the_issue_and_can_be_drawn() -> None:
         assert draw(by_name[name]).startswith(b"\x89PNG")
     for figure in by_name.values():
         assert max(map(len, figure.caption.split("\n"))) <= 118, "fits its figure"
-    assert by_name["map_truth"].field is not None and by_name["map_truth"].field.diverging
+    fields = [by_name[f"map_{name}"].field for name in ("truth", "network", "column")]
+    assert all(field is not None and field.diverging for field in fields)
+    assert len({field.strongest for field in fields if field is not None}) == 1, "maps can be compared by colour"
 
 
 def test_titles_say_what_was_found() -> None:
