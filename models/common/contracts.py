@@ -122,7 +122,12 @@ class TrainingConfig:
 
     epochs: int = setting(8, "Epochs", "Passes over the training data, 1 to 1000.", ge=1, le=1000)
     batch_size: int = setting(512, "Batch size", "Examples per step over all processes, 2 to 65536.", ge=2, le=65536)
-    learning_rate: float = setting(3e-3, "Learning rate", "Peak step size of AdamW, above 0 to 1.", gt=0, le=1)
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw",
+        "Optimizer",
+        "adamw: AdamW; muon: Muon for the matrices of linear layers and convolutions, AdamW for all else.",
+    )
+    learning_rate: float = setting(3e-3, "Learning rate", "Peak step size, above 0 to 1.", gt=0, le=1)
     weight_decay: float = setting(1e-4, "Weight decay", "Decoupled decay per step size, 0 to 1.", ge=0, le=1)
     schedule: Literal["constant", "cosine"] = setting(
         "constant",

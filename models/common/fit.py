@@ -28,6 +28,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from models.common.contracts import Batches, Payload, Started, Trainable, TrainingConfig
+from models.common.muon import MuonAndAdamW
 
 log = logging.getLogger("headrace.fit")
 VALIDATION = "validation_"
@@ -113,13 +114,17 @@ class Fit(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
             log.info("epoch %d of %d: %s", self.current_epoch + 1, self._system.training.epochs, shown)
 
     def configure_optimizers(self) -> Any:
-        """AdamW and the schedule of its rate."""
+        """The optimizer and the schedule of its rate."""
         training = self._system.training
-        optimizer = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=training.learning_rate,
-            betas=(training.first_beta, training.second_beta),
-            weight_decay=training.weight_decay,
+        settings: dict[str, Any] = {
+            "lr": training.learning_rate,
+            "betas": (training.first_beta, training.second_beta),
+            "weight_decay": training.weight_decay,
+        }
+        optimizer = (
+            MuonAndAdamW(self.network, **settings)
+            if training.optimizer == "muon"
+            else torch.optim.AdamW(self.network.parameters(), **settings)
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_of(training, self._steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -253,6 +253,7 @@ class GravityWavesConfig:
             "epochs": training.epochs,
             "learning_rate": training.learning_rate,
             "weight_decay": training.weight_decay,
+            "optimizer": training.optimizer,
             "schedule": training.schedule,
             "average": training.average,
             "seed": training.seed,

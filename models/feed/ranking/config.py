@@ -265,6 +265,7 @@ class RankingConfig:
             "epochs": training.epochs,
             "learning_rate": training.learning_rate,
             "weight_decay": training.weight_decay,
+            "optimizer": training.optimizer,
             "schedule": training.schedule,
             "average": training.average,
             "seed": training.seed,

@@ -5,9 +5,9 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import safetensors.torch
@@ -133,21 +133,22 @@ def test_a_training_ended_within_an_epoch_loses_no_more_than_a_checkpoint_interv
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-@pytest.mark.parametrize("step", [9, 17, 31])
+@pytest.mark.parametrize(("step", "optimizer"), [(9, "adamw"), (17, "muon"), (31, "adamw"), (32, "muon")])
 def test_a_killed_training_with_a_mean_of_weights_and_a_cosine_ends_with_the_same_bits(
-    tmp_path: Path, step: int
+    tmp_path: Path, step: int, optimizer: Literal["adamw", "muon"]
 ) -> None:
-    run(tmp_path / "whole", Dropping(training=AVERAGED))
+    training = replace(AVERAGED, optimizer=optimizer)
+    run(tmp_path / "whole", Dropping(training=training))
     script = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"from test_fit import *\nrun(Path({str(tmp_path / 'killed')!r}), "
-        f"Dropping(die_in_step={step}, training=AVERAGED))"
+        f"Dropping(die_in_step={step}, training={training!r}))"
     )
     done = children.run(script, timeout=200)
     assert done.returncode == -9, done.stderr
     STEPS.clear()
 
-    run(tmp_path / "killed", Dropping(training=AVERAGED))
+    run(tmp_path / "killed", Dropping(training=training))
 
     assert len(STEPS) == 36 - step
     for name in ("weights.safetensors", "training.json"):
