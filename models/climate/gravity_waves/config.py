@@ -320,14 +320,20 @@ def small() -> GravityWavesConfig:
     known. Network and column learn for as many steps, from the same hours in the same order.
     """
     training = TrainingConfig(
-        epochs=4, batch_size=2, learning_rate=2e-3, weight_decay=1e-4, schedule="cosine", average=0.98
+        epochs=4,
+        batch_size=2,
+        optimizer="muon",
+        learning_rate=1e-2,
+        weight_decay=1e-4,
+        schedule="cosine",
+        average=0.98,
     )
     return GravityWavesConfig(
         data=DataConfig(
             lattice=LatticeConfig(name="lattice-small", hours_apart=37, world=GwsphereConfig(intermittency=0.25))
         ),
         network=LearningConfig(
-            architecture=NetworkConfig(width=32, depth=2, stem=128, precision="bfloat16"), training=training
+            architecture=NetworkConfig(width=32, depth=2, stem=256, precision="bfloat16"), training=training
         ),
         column=LearningConfig(
             architecture=NetworkConfig(kind="column", hidden=200, layers=4, precision="bfloat16"), training=training
