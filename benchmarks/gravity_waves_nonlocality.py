@@ -5,8 +5,8 @@ python -m benchmarks gravity_waves_nonlocality [--seeds 3] [--nonlocality 0 .25 
 The generator has one knob, the factor of the waves' sideways way. For each of its values a lattice is made with the
 same winds, ground and chance; Attention U-Net and single column are trained from each seed, the stencil at the last
 value too; the best epoch is chosen on the months of validation; the test months are read once. Learning rates are
-chosen before, for all three alike: the same rates, a quarter of the steps, one seed, on the months of validation at the
-last value.
+chosen before, for all three alike: the same rates, a quarter of the epochs, one seed, on the months of validation at
+the last value.
 
 Networks are those of `small()`. The lattice is coarser, 16 x 32 columns, with three times the hours: what comes from
 the side comes from two cells away, not from eight, and thirty trainings of thousands of steps take an hour and a half,
@@ -187,7 +187,7 @@ class Study:
 
 
 def studied(*, whole: bool) -> GravityWavesConfig:
-    """What is trained: networks and rules of learning of `small()`, on a coarser lattice unless the `whole` is asked."""
+    """What is trained: networks and rules of learning of `small()`, on a coarser lattice unless `whole`."""
     base = small()
     if whole:
         return base
@@ -215,7 +215,7 @@ def main(options: Sequence[str] = ()) -> None:
     )
     parser.add_argument("--small", action="store_true", help="the lattice of small() as it is; a day of one core")
     parser.add_argument("--most", type=float, default=0.0, help="CPU seconds of this call; 0: no limit")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}, or its like for small")
     chosen = parser.parse_args(options)
     if chosen.seeds < 2:
         parser.error("--seeds must be at least 2.")
@@ -247,11 +247,16 @@ def _rates(study: Study, console: Console) -> dict[str, dict[float, float]]:
     for kind in KINDS:
         found[kind] = {}
         for rate in RATES:
-            learner = study.learner(kind, rate, max(1, study.epochs // 4), 0)
+            learner = study.learner(kind, rate, _few(study.epochs), 0)
             _, known = study.trained(learner, NONLOCALITIES[-1])
             found[kind][rate] = 1 - known["best_validation_r2"]
             console.print(f"{NAMES[kind]}, rate {rate:g}: {found[kind][rate]:.4f} on validation")
     return found
+
+
+def _few(epochs: int) -> int:
+    """Epochs of the trainings that choose a rate."""
+    return max(1, epochs // 4)
 
 
 def _best(rates: Mapping[str, Mapping[float, float]], kind: str) -> float:
@@ -363,7 +368,7 @@ def _page(
         for kind in KINDS
     }
     size = {kind: tests[kind, last][0].parameters for kind in KINDS}
-    network = base.network.architecture
+    network, training = base.network.architecture, base.network.training
     return [
         "# Non-locality: Attention U-Net, single column, stencil",
         "",
@@ -390,10 +395,10 @@ def _page(
         "",
         "## Training",
         "",
-        f"Each kind: {base.network.training.epochs} epochs, batches of {base.network.training.batch_size} hours, the "
-        f"same hours in the same order, {base.network.training.optimizer}, cosine. Rates were tried alike, for a quarter of the epochs with seed 0 "
-        f"on validation at {last:g}; the least mean square was taken. U-Net: width {network.width}, depth "
-        f"{network.depth}, stem {network.stem}.",
+        f"Each kind: {training.epochs} epochs, batches of {training.batch_size} hours, the same hours in the same "
+        f"order, optimizer {training.optimizer}, cosine. Rates were tried alike, over {_few(training.epochs)} of the "
+        f"epochs with seed 0, on validation at {last:g}; the least mean square was taken. U-Net: width "
+        f"{network.width}, depth {network.depth}, stem {network.stem}.",
         "",
         *markdown(
             ("kind", "parameters", *(f"rate {rate:g}" for rate in RATES), "taken", "CPU s, median"),
