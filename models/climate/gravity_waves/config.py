@@ -1,5 +1,6 @@
 """The configuration of networks of gravity-wave fluxes: data, network, the single column beside it, judgement, gate."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -23,6 +24,8 @@ from models.common.contracts import Payload, TrainingConfig
 from models.common.gate import GateConfig
 from models.common.judgement import Judgement
 from models.common.parts import PreparationConfig
+
+log = logging.getLogger("headrace.gravity_waves")
 
 __all__ = [
     "DataConfig",
@@ -144,8 +147,15 @@ class FluxNetworkConfig(LearningConfig):
         return network
 
     def start(self, network: torch.nn.Module, data: Payload) -> None:
-        """Tell the network means and deviations of the hours of training."""
+        """Tell the network means and deviations of the hours of training; and a person, which months are not there."""
         fields = self.reading.fields(data)
+        for part, months in self.reading.split.absent(fields.time).items():
+            log.warning(
+                "%s has no hour of months that the split names for %s: %s; the others are used",
+                fields.place or "the root group",
+                part,
+                ", ".join(months),
+            )
         of_fluxes(network).begin(Statistics.of(fields, self.reading.split.rows_of("train", fields.time)))
 
     def batches(self, data: Payload, *, rank: int, processes: int) -> "WeighedBatches":

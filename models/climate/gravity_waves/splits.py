@@ -76,6 +76,28 @@ class SplitConfig:
                     return part
         return None
 
+    def absent(self, time: Times) -> dict[Part, tuple[str, ...]]:
+        """Months that a part names, alone or by their year, and of which there is no hour.
+
+        Args:
+            time: (T) hours, UTC, in any order.
+
+        Returns:
+            Months such as 2014-04, rising, by part; parts without such months are left out.
+
+        Source:
+            Ours.
+        """
+        there = set(np.unique(np.asarray(time).astype("datetime64[M]")).astype(str).tolist())
+        found: dict[Part, tuple[str, ...]] = {}
+        for part in PARTS:
+            names = getattr(self, part)
+            months = {month for name in names for month in ([name] if "-" in name else _months_of(name))}
+            missing = sorted(month for month in months - there if self.part_of(month) == part)
+            if missing:
+                found[part] = tuple(missing)
+        return found
+
     def rows_of(self, part: Part, time: Times) -> Integers:
         """Hours of a part.
 
@@ -120,3 +142,7 @@ class SplitConfig:
         """Months of parts within a year of the data."""
         every = np.arange(near.min() - 2, near.max() + 3) if len(near) else near
         return [month for month in every if self.part_of(str(month)) in parts]
+
+
+def _months_of(year: str) -> list[str]:
+    return [f"{year}-{month:02d}" for month in range(1, 13)]

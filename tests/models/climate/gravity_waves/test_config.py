@@ -89,6 +89,19 @@ def test_what_is_trained_is_named_after_its_data() -> None:
     assert (live.name, live.recipe, live.product) == ("fluxes-small", None, "datasets-fluxes-small")
 
 
+def test_a_training_says_which_months_are_not_there(data: Payload, caplog: pytest.LogCaptureFixture) -> None:
+    LEARNING.start(LEARNING.network(LEARNING.sizes(data)), data)
+    said = [record.getMessage() for record in caplog.records]
+    split = replace(LEARNING.reading.split, train=("2009-12", *LEARNING.reading.split.train))
+    asked = replace(LEARNING, reading=replace(LEARNING.reading, split=split))
+    asked.start(asked.network(asked.sizes(data)), data)
+    new = [record.getMessage() for record in caplog.records[len(said) :]]
+    assert new == [
+        *said,
+        "training has no hour of months that the split names for train: 2009-12; the others are used",
+    ]
+
+
 def test_a_network_begins_with_the_statistics_of_its_months_of_training(data: Payload) -> None:
     network = LEARNING.network(LEARNING.sizes(data))
     assert not network.flux_mean.any()

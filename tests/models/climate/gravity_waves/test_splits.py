@@ -88,6 +88,17 @@ def test_days_beside_judged_months_are_left_out_whether_these_are_there_or_not()
         assert (str(around[gap]), str(around[gap + 1])) == ("2014-05-28T23:00:00", "2014-07-04T00:00:00")
 
 
+def test_months_that_are_named_and_not_there_are_known() -> None:
+    split = SplitConfig(train=("2013", "2014"), validation=("2014-04", "2015-02"), test=("2016-01",))
+    time = _hours("2013-03-01", "2014-12-01")
+    assert split.absent(time) == {
+        "train": ("2013-01", "2013-02", "2014-12"),  # not April: it is named for validation
+        "validation": ("2015-02",),
+        "test": ("2016-01",),
+    }
+    assert split.absent(_hours("2013-01-01", "2016-02-01")) == {}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_without_hours_is_refused_by_name(part: str) -> None:
     split = SplitConfig(train=("2010",), validation=("2011-05",), test=("2012", "2013-01"))
