@@ -10,6 +10,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -109,8 +110,28 @@ def amortized_history(found: list[list[Row]]) -> Figure:
     )
 
 
+def nonlocality(found: list[list[Row]]) -> Figure:
+    """Squared error of the U-Net over that of a single column, by how far waves go."""
+    rows = found[1]
+    far = tuple(float(row["non-locality"]) for row in rows)
+    ratio = tuple(float(row["ratio"]) for row in rows)
+    low, high = zip(*(tuple(map(float, row["95 %"].split(" to "))) for row in rows), strict=True)
+    near = f"{1 - ratio[0]:.0%}" if high[0] < 1 else "nothing"
+    falls = "It falls" if all(a > b for a, b in pairwise(ratio)) else "It does not fall"
+    return Figure(
+        name="gravity_waves_nonlocality",
+        title=f"The neighbourhood gains {near} where waves stay in their column, {1 - ratio[-1]:.0%} where they travel",
+        x_label="factor of the waves' sideways way",
+        y_label="squared error, U-Net / single column",
+        series=(Series(label="U-Net / column", x=far, y=ratio, low=low, high=high),),
+        caption=f"{falls} from each to the next. Mean over the seeds of training, 95 % intervals over months. "
+        "docs/results/gravity_waves_nonlocality.md",
+    )
+
+
 FIGURES: dict[str, tuple[str, Callable[[list[list[Row]]], Figure]]] = {
     "ranking_amortisation": ("ranking_amortisation", amortized_ranking),
     "history_request": ("history_request", amortized_history),
+    "gravity_waves_nonlocality": ("gravity_waves_nonlocality", nonlocality),
 }
 """Name of each figure, the page that it is drawn from, and what makes it of the page's tables."""
