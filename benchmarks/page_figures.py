@@ -42,8 +42,9 @@ def main(options: Sequence[str] = ()) -> None:
 
 
 def write(figure: Figure, name: str) -> None:
-    """Draw a figure into docs/figures, in 64 colours: a repository keeps every version of a picture."""
-    picture = Image.open(io.BytesIO(draw(figure))).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    """Draw a figure into docs/figures, in few colours: a repository keeps every version of a picture."""
+    colours = 256 if figure.kind == "map" else 64
+    picture = Image.open(io.BytesIO(draw(figure))).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     (DOCS / "figures").mkdir(exist_ok=True)
     picture.save(DOCS / "figures" / f"{name}.png", optimize=True)
 

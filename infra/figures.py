@@ -4,9 +4,16 @@ import io
 import math
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
+
+END = "end"
+"""Mark of names at the ends of lines."""
+
+ROUNDS = 30
+"""In which names that lie upon one another are set apart, two by two."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette: distinct for colour-blind eyes and in grey."""
@@ -116,6 +123,8 @@ def _png(canvas: Any, axes: Any, figure: FigureLike) -> bytes:
     axes.set_ylabel(figure.y_label)
     if figure.caption:
         canvas.supxlabel(figure.caption, fontsize=8, color="#555555", ha="left", x=0.02)
+    if names := [text for text in axes.texts if text.get_gid() == END]:
+        set_apart(canvas, names)
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
@@ -188,7 +197,28 @@ def _line(axes: Any, series: SeriesLike, colour: str) -> None:
     axes.plot(series.x, series.y, color=colour, marker="o" if series.style == "line" else None, markersize=4)
     if series.low:
         axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
-    axes.annotate(f"  {series.label}", last, color=colour, va="center", annotation_clip=False)
+    label = axes.annotate(
+        series.label, last, (6, 0), textcoords="offset points", color=colour, va="center", annotation_clip=False
+    )
+    label.set_gid(END)
+
+
+def set_apart(canvas: Any, labels: Sequence[Any]) -> None:
+    """Move names at the ends of lines up and down where they lie upon one another, as far as it takes."""
+    canvas.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in labels]
+    moved = [0.0] * len(labels)
+    for _ in range(ROUNDS):
+        order = sorted(range(len(labels)), key=lambda one: (boxes[one].y0 + moved[one], one))
+        for lower, upper in pairwise(order):
+            if boxes[lower].x1 < boxes[upper].x0 or boxes[upper].x1 < boxes[lower].x0:
+                continue
+            over = (boxes[lower].y1 + moved[lower]) - (boxes[upper].y0 + moved[upper])
+            if over > 0:
+                moved[lower], moved[upper] = moved[lower] - over / 2, moved[upper] + over / 2
+    for label, pixels in zip(labels, moved, strict=True):
+        x, y = label.xyann
+        label.xyann = (x, y + pixels * 72 / canvas.dpi)
 
 
 def _decimals(axes: Any) -> None:

@@ -1,8 +1,10 @@
 """Figures are drawn from plain data, the same bytes each time."""
 
+from itertools import pairwise
+
 import pytest
 
-from infra.figures import draw
+from infra.figures import draw, set_apart
 from models.common.judgement import Field, Figure, Series
 
 
@@ -45,3 +47,18 @@ def test_maps_with_one_strongest_value_can_be_compared_by_colour() -> None:
     assert drawn(2.0, 4.0) == drawn(2.0, 4.0)
     assert drawn(2.0, 4.0) != drawn(2.0, 0.0), "half of the strongest is paler than the strongest"
     assert drawn(2.0, 2.0) == drawn(2.0, 0.0), "by itself the strongest is its own"
+
+
+def test_names_of_lines_that_end_at_one_point_do_not_lie_upon_one_another() -> None:
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(8, 4.8), dpi=150, layout="constrained")
+    axes = canvas.add_subplot()
+    axes.plot((0, 1), (0, 1))
+    names = [axes.annotate(name, (1, y), (6, 0), textcoords="offset points", va="center") for name, y in
+             (("truth", 0.5), ("network", 0.5), ("column", 0.51), ("mean", 1.0))]  # fmt: skip
+    set_apart(canvas, names)
+    canvas.draw_without_rendering()
+    boxes = sorted((name.get_window_extent() for name in names), key=lambda box: box.y0)
+    assert all(lower.y1 <= upper.y0 + 0.5 for lower, upper in pairwise(boxes))
+    assert names[3].xyann == (6, 0), "one that is alone stays"
