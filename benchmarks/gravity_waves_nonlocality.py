@@ -9,8 +9,8 @@ chosen before, for all three alike: the same rates, a quarter of the epochs, one
 the last value.
 
 Networks are those of `small()`. The lattice is coarser, 16 x 32 columns, with three times the hours: what comes from
-the side comes from two cells away, not from eight, and thirty trainings of thousands of steps take an hour and a half,
-not a day. `--small` takes the lattice and the epochs of `small()` itself.
+the side comes from two cells away, not from eight, and the trainings take an hour and a half of one core, not ten.
+`--small` takes the lattice and the epochs of `small()` itself.
 
 Every training is kept in a folder and found again, so a run that was cut off goes on, and `--most` ends one after so
 many CPU seconds.
@@ -213,7 +213,7 @@ def main(options: Sequence[str] = ()) -> None:
     parser.add_argument(
         "--nonlocality", type=float, nargs="+", default=NONLOCALITIES, help="rising, from 0 to 1, these two among them"
     )
-    parser.add_argument("--small", action="store_true", help="the lattice of small() as it is; a day of one core")
+    parser.add_argument("--small", action="store_true", help="the lattice and the epochs of small() as they are")
     parser.add_argument("--most", type=float, default=0.0, help="CPU seconds of this call; 0: no limit")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.relative_to(ROOT)}, or its like for small")
     chosen = parser.parse_args(options)
