@@ -5,11 +5,11 @@ python -m benchmarks gravity_waves_nonlocality [--seeds 3] [--nonlocality 0 .25 
 The generator has one knob, the factor of the waves' sideways way. For each of its values a lattice is made with the
 same winds, ground and chance; Attention U-Net and single column are trained from each seed, the stencil at the last
 value too; the best epoch is chosen on the months of validation; the test months are read once. Learning rates are
-chosen before, for all three alike: the same rates, a quarter of the epochs, one seed, on the months of validation at
-the last value.
+chosen before, for all three alike: the same rates, a quarter of the epochs at most, one seed, on the months of
+validation at the last value.
 
 Networks are those of `small()`. The lattice is coarser, 16 x 32 columns, with three times the hours: what comes from
-the side comes from two cells away, not from eight, and the trainings take an hour and a half of one core, not ten.
+the side comes from two cells away, not from eight, and all trainings together take some 75 minutes of one core.
 `--small` takes the lattice and the epochs of `small()` itself.
 
 Every training is kept in a folder and found again, so a run that was cut off goes on, and `--most` ends one after so
